@@ -1,0 +1,76 @@
+"""Everything that can go wrong and that a caller may want to tell apart.
+
+    KbqaError
+     ├─ ConfigError          config.yaml, an option or a name is not usable as given
+     ├─ DocumentError        one file or document cannot be taken in
+     ├─ KnowledgeBaseError   a knowledge base is missing, locked or damaged
+     │   ├─ UnknownKnowledgeBase
+     │   ├─ KnowledgeBaseBusy
+     │   └─ IndexMismatch    built with another embedder, splitter or format
+     ├─ QuestionError        the question itself cannot be asked
+     └─ GeneratorError       the model failed
+         └─ GeneratorBusy    every place in its queue is taken
+
+Every message names the thing and, where there is one, the remedy.
+"""
+
+__all__ = [
+    "ConfigError",
+    "DocumentError",
+    "GeneratorBusy",
+    "GeneratorError",
+    "IndexMismatch",
+    "KbqaError",
+    "KnowledgeBaseBusy",
+    "KnowledgeBaseError",
+    "QuestionError",
+    "UnknownKnowledgeBase",
+]
+
+
+class KbqaError(Exception):
+    """The root: what kbqa raises on purpose. Its text is fit to be shown to a user."""
+
+
+class ConfigError(KbqaError):
+    """A setting, an option or a name is not usable as given."""
+
+
+class DocumentError(KbqaError):
+    """One document cannot be taken in; the others go on.
+
+    `kind` is a word a program can test: encrypted, corrupt, empty, bomb, timeout, memory, unsupported,
+    needs-ocr, missing-extra, too-large, unreadable, malformed.
+    """
+
+    def __init__(self, message: str, kind: str = "malformed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class KnowledgeBaseError(KbqaError):
+    """A knowledge base is missing, locked, damaged or cannot be written."""
+
+
+class UnknownKnowledgeBase(KnowledgeBaseError):
+    """No base of that name."""
+
+
+class KnowledgeBaseBusy(KnowledgeBaseError):
+    """Another process is writing to the base."""
+
+
+class IndexMismatch(KnowledgeBaseError):
+    """The base was built with another embedder, splitter or on-disk format than the one at hand."""
+
+
+class QuestionError(KbqaError):
+    """The question is empty or too long."""
+
+
+class GeneratorError(KbqaError):
+    """The model could not answer."""
+
+
+class GeneratorBusy(GeneratorError):
+    """Every place in the generator's queue is taken; try again in a few seconds."""

@@ -1,0 +1,28 @@
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def testdata() -> Path:
+    """The folder with data sets and reference vectors; without it such tests skip and say so."""
+    where = os.environ.get("KBQA_TESTDATA")
+    if not where:
+        pytest.skip("KBQA_TESTDATA is not set: the data sets are not at hand")
+    return Path(where)
+
+
+@pytest.fixture(autouse=True)
+def network_is_shut(monkeypatch):
+    """Every outbound connection but loopback fails the test that opens it."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        host = address[0] if isinstance(address, tuple) else ""
+        if self.family in (socket.AF_INET, socket.AF_INET6) and host not in ("127.0.0.1", "::1", "localhost"):
+            pytest.fail(f"outbound connection to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
