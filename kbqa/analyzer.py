@@ -21,7 +21,7 @@ from importlib.resources import files
 
 import rjieba
 
-__all__ = ["CJK", "STOP_WORDS", "VERSION", "Terms", "analyze", "fold", "question_terms"]
+__all__ = ["CJK", "VERSION", "Terms", "analyze", "fold", "question_terms", "stop_words"]
 
 VERSION = "1"  # stands in every base: an index built with other terms is not searched with these
 
@@ -31,15 +31,6 @@ _NAME = re.compile(r"[^\W_]+(?:[._\-/:@+#'][^\W_]+)*")  # GLM-4-9B, tidb_ddl_ver
 _PART = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
-# Words that say nothing about the subject. They are dropped from questions, never from documents.
-STOP_WORDS = frozenset(
-    """的 了 是 在 和 与 及 或 也 都 就 而 被 把 对 于 中 为 之 其 这 那 有 吗 呢 吧 啊 地 得 着 会 能 可以 需要 应该 应当
-    什么 多少 怎么 如何 哪 哪里 哪儿 哪个 哪些 哪种 哪位 哪家 哪年 几 谁 为什么 为何 怎样 怎么样 怎么办 请问 何 何时 何地 何种
-    多久 多大 多长 多高 多远 是否 有没有 是不是 能不能 可不可以 我 你 您 我们 你们 请 告诉 一下
-    the a an of to in is are was were be been and or for on at by with from as it its this that these those
-    what which who whom whose how when where why did does do has have had can could should would will may i you we""".split()
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -47,10 +38,19 @@ class Terms:
     bigrams: list[str]
 
 
+def _data(name: str) -> list[str]:
+    return files("kbqa").joinpath("data", name).read_text(encoding="utf-8").split()
+
+
 @lru_cache(maxsize=1)
 def _simplified() -> dict[int, str]:
-    table = files("kbqa").joinpath("data", "traditional.txt").read_text(encoding="utf-8")
-    return {ord(pair[0]): pair[1] for pair in table.split()}
+    return {ord(pair[0]): pair[1] for pair in _data("traditional.txt")}
+
+
+@lru_cache(maxsize=1)
+def stop_words() -> frozenset[str]:
+    """Words that say nothing about the subject. They are dropped from questions, never from documents."""
+    return frozenset(_data("stop_words.txt"))
 
 
 def fold(text: str) -> str:
@@ -81,5 +81,5 @@ def question_terms(question: str) -> Terms:
     terms = analyze(question)
     words = list(dict.fromkeys(terms.words))
     bigrams = list(dict.fromkeys(terms.bigrams))
-    telling = [word for word in words if word not in STOP_WORDS]
-    return Terms(telling or words, [pair for pair in bigrams if pair not in STOP_WORDS] or bigrams)
+    stop = stop_words()
+    return Terms([w for w in words if w not in stop] or words, [b for b in bigrams if b not in stop] or bigrams)

@@ -119,6 +119,11 @@ class Chunk:
         """The text to show and to hand to a model: table rows come with their header."""
         return f"{self.preface}\n{self.text}" if self.preface else self.text
 
+    @property
+    def searchable(self) -> str:
+        """What both indexes see: the context first, then header and text."""
+        return f"{self.context}\n{self.passage}" if self.context else self.passage
+
     def page_at(self, offset: int) -> int | None:
         """The page on which the document's character `offset` stands."""
         at = bisect_right(self.breaks, offset, key=lambda start_page: start_page[0])
@@ -212,13 +217,15 @@ class GenerationRequest:
 
     `messages` end with the user's. Only that last one carries the filled 「已知信息」 prompt; history holds bare
     questions and answers. `question` and `hits` are what the prompt was filled from: a generator that quotes
-    instead of writing needs them, a language model does not look at them. Sampling values that are None are the
+    instead of writing needs them, a language model does not look at them; so are `weights`, how telling each of the
+    question's words is in this base (its inverse document frequency). Sampling values that are None are the
     generator's own defaults; temperature 0 is greedy. `deadline` is in seconds of `time.monotonic()`.
     """
 
     messages: tuple[Message, ...]
     question: str = ""
     hits: tuple[Hit, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

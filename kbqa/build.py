@@ -1,0 +1,217 @@
+"""Settings to objects: the one place that names implementations.
+
+An Installation is a home folder with its configuration: it opens bases to be asked and takes documents into them.
+Heavy libraries are imported in the branch that needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from kbqa.analyzer import VERSION as ANALYZER
+from kbqa.chain import KnowledgeBase
+from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, RetrievalConfig, check_name, load_config
+from kbqa.errors import ConfigError, IndexMismatch, UnknownKnowledgeBase
+from kbqa.ingest import Ingestion, OnFile, Plan
+from kbqa.retriever import Retriever
+from kbqa.splitter import Splitter
+from kbqa.store import FORMAT, Passport, Store
+from kbqa.types import Document, Embedder, Generator, IngestReport, Reranker
+
+__all__ = ["Installation", "make_embedder", "make_generator", "make_reranker"]
+
+
+class Installation:
+    """One home folder. Parts are made when first needed and shared by all its bases."""
+
+    def __init__(self, home: Home, config: Config | None = None) -> None:
+        self.home = home
+        self.config = load_config(home) if config is None else config
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        return make_embedder(self.config.embedder, self.home.folder)
+
+    @cached_property
+    def splitter(self) -> Splitter:
+        return Splitter(self.config.splitter)
+
+    @cached_property
+    def generator(self) -> Generator:
+        return make_generator(self.config.generator)
+
+    @property
+    def passport(self) -> Passport:
+        """What a base is built with under today's configuration."""
+        return Passport(
+            embedder=self.embedder.name,
+            embedder_fingerprint=self.embedder.fingerprint,
+            dim=self.embedder.dim,
+            splitter=self.splitter.fingerprint,
+            analyzer=ANALYZER,
+            format=FORMAT,
+        )
+
+    def bases(self) -> list[str]:
+        """The names of the bases that have been built, sorted."""
+        if not self.home.vectorstore.is_dir():
+            return []
+        return sorted(folder.name for folder in self.home.vectorstore.iterdir() if Store.exists(folder))
+
+    def name(self, given: str | None) -> str:
+        """`given`, or the base that config.yaml names as the default."""
+        return check_name(given or self.config.knowledge.default)
+
+    def store(self, name: str | None = None) -> Store:
+        """The base as it lies on disk, whatever it was built with; UnknownKnowledgeBase with what there is instead."""
+        name = self.name(name)
+        folder = self.home.base(name)
+        if not Store.exists(folder):
+            if self.home.documents(name).is_dir():
+                raise UnknownKnowledgeBase(f"{name} has not been built yet; run `kbqa ingest --kb {name}`")
+            known = ", ".join(self.bases()) or "none yet"
+            raise UnknownKnowledgeBase(
+                f"there is no knowledge base {name} (there are: {known}); put documents into "
+                f"{self.home.documents(name)} and run `kbqa ingest --kb {name}`"
+            )
+        return Store.open(folder)
+
+    @contextmanager
+    def open(self, name: str | None = None) -> Iterator[KnowledgeBase]:
+        """The base ready to be asked; IndexMismatch when it holds vectors of another embedder."""
+        name = self.name(name)
+        with self.store(name) as store:
+            self._check_embedder(name, store.passport)
+            yield self.knowledge_base(name, store)
+
+    def knowledge_base(self, name: str, store: Store) -> KnowledgeBase:
+        config = self.config
+        reranker = make_reranker(config.retrieval, self.home.folder)
+        retriever = Retriever(store, self.embedder, config.retrieval, reranker)
+        return KnowledgeBase(
+            name, store, retriever, self.generator, self.splitter, self.embedder, config.retrieval, config.prompt
+        )
+
+    def ingest(
+        self,
+        name: str | None = None,
+        paths: Sequence[Path] | None = None,
+        *,
+        rebuild: bool = False,
+        on_file: OnFile = lambda report: None,
+        on_plan: Callable[[Plan], None] = lambda plan: None,
+    ) -> IngestReport:
+        """Mirror knowledge/<name>/ (or just `paths` in it) into the base, which is made when it does not exist.
+
+        `rebuild` builds a new base beside the old one, which answers until the new one takes its place.
+        """
+        name = self.name(name)
+        folder, base = self.home.documents(name), self.home.base(name)
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {folder}; create it and put documents in, or name a base with --kb")
+        limits = self.config.knowledge
+        if rebuild and Store.exists(base):
+            with Store.open(base) as old:
+                pushed = list(old.api_documents())
+            with Store.rebuild(base, self.passport) as writer:
+                ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
+                ingestion.add(pushed)
+                return ingestion.mirror(folder, {}, limits, on_plan=on_plan)
+        with self._made(name, base) as store, store.write() as writer:
+            known = {document.source: document for document in store.documents()}
+            ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
+            return ingestion.mirror(folder, known, limits, paths=paths, on_plan=on_plan)
+
+    def add_documents(self, name: str | None, documents: Iterable[Document]) -> IngestReport:
+        """Documents that have no file, into a base that is made when it does not exist."""
+        name = self.name(name)
+        with self._made(name, self.home.base(name)) as store:
+            return self.knowledge_base(name, store).add_documents(documents)
+
+    def _made(self, name: str, base: Path) -> Store:
+        """The base to write to, made if need be; IndexMismatch when today's parts would not fit what it holds."""
+        if not Store.exists(base):
+            return Store.create(base, self.passport)
+        store = Store.open(base)
+        try:
+            self._check_embedder(name, store.passport)
+            if store.passport.splitter != self.splitter.fingerprint:
+                raise IndexMismatch(
+                    f"{name} was cut with splitter settings {store.passport.splitter}, config.yaml says "
+                    f"{self.splitter.fingerprint}; run `kbqa ingest --kb {name} --rebuild` or change the splitter section"
+                )
+        except IndexMismatch:
+            store.close()
+            raise
+        return store
+
+    def _check_embedder(self, name: str, made: Passport) -> None:
+        if made.embedder_fingerprint != self.embedder.fingerprint:
+            raise IndexMismatch(
+                f"{name} was built with the embedder {made.embedder} ({made.dim} dimensions), config.yaml names "
+                f"{self.embedder.name} ({self.embedder.dim}), or its files have changed; "
+                f"run `kbqa ingest --kb {name} --rebuild` or change the embedder section"
+            )
+
+
+def make_embedder(config: EmbedderConfig, folder: Path) -> Embedder:
+    """The embedder that `config` names; relative paths are below `folder`."""
+    match config.kind:
+        case "static":
+            from kbqa.embedders.static import StaticEmbedder
+
+            return StaticEmbedder()
+        case "sentence-transformers":
+            from kbqa.embedders.sentence_transformer import SentenceTransformerEmbedder
+
+            return SentenceTransformerEmbedder(
+                _path(config.model or "", folder),
+                device=config.device,
+                dtype=config.dtype,
+                batch_size=config.batch_size,
+                query_instruction=config.query_instruction,
+                passage_instruction=config.passage_instruction,
+            )
+        case "openai":
+            from kbqa.embedders.openai import OpenAIEmbedder
+
+            return OpenAIEmbedder(
+                config.base_url or "",
+                config.model or "",
+                api_key=os.environ.get(config.api_key_env),
+                batch_size=config.batch_size,
+            )
+        case "langchain":
+            from kbqa.embedders.langchain import LangChainEmbedder
+
+            return LangChainEmbedder(config.import_path or "", config.options)
+
+
+def make_generator(config: GeneratorConfig) -> Generator:
+    match config.kind:
+        case "extractive":
+            from kbqa.generators.extractive import ExtractiveGenerator
+
+            return ExtractiveGenerator(config.sentences)
+        case "langchain":
+            from kbqa.generators.langchain import LangChainGenerator
+
+            return LangChainGenerator(config.import_path or "", config.options)
+
+
+def make_reranker(config: RetrievalConfig, folder: Path) -> Reranker | None:
+    if config.reranker is None:
+        return None
+    from kbqa.embedders.cross_encoder import CrossEncoderReranker
+
+    return CrossEncoderReranker(_path(config.reranker, folder))
+
+
+def _path(model: str, folder: Path) -> str:
+    """A folder below the home folder if there is one of that name, else the name as it is."""
+    local = folder / model
+    return str(local) if local.exists() else model

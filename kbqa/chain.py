@@ -1,0 +1,132 @@
+"""One knowledge base that can be asked: retrieve, refuse or generate, check, cite.
+
+The walk of a question: `Retriever.search` -> too little? the fixed refusal, and no generator is asked -> the prompt
+from the best passages that fit -> `Generator.stream` -> each sentence of the answer against the passages -> Answer.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kbqa.config import PromptConfig, RetrievalConfig
+from kbqa.ingest import Ingestion
+from kbqa.prompt import fill, fit, messages
+from kbqa.retriever import Retrieval, Retriever, expand, standalone
+from kbqa.sentences import sentence_spans
+from kbqa.splitter import Splitter
+from kbqa.store import Store
+from kbqa.support import check
+from kbqa.types import (
+    REFUSAL,
+    Answer,
+    Chunk,
+    Citation,
+    Document,
+    Embedder,
+    GenerationRequest,
+    Generator,
+    IngestReport,
+    Piece,
+    Turn,
+)
+
+__all__ = ["KnowledgeBase"]
+
+_REFUSAL_SIGNS = re.compile(r"无法回答|无法根据|没有提及|未提及|没有相关信息|cannot (be answered|answer)")
+SHORT_REFUSAL = 60  # characters: a longer text that says 无法回答 somewhere also says something else
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeBase:
+    """Everything that is needed to answer from one base. Safe to use from many threads."""
+
+    name: str
+    store: Store
+    retriever: Retriever
+    generator: Generator
+    splitter: Splitter
+    embedder: Embedder
+    retrieval: RetrievalConfig
+    prompt: PromptConfig
+
+    def search(self, question: str, k: int | None = None) -> Retrieval:
+        """The `k` best hits and the confidence in them; raises QuestionError for an empty or overlong question."""
+        return self.retriever.search(question, k)
+
+    def ask(self, question: str, history: Sequence[Turn] = ()) -> Answer:
+        """The answer with its citations, or the refusal."""
+        for part in self.stream(question, history):
+            if isinstance(part, Answer):
+                return part
+        raise AssertionError("stream() ends with an Answer")
+
+    def stream(self, question: str, history: Sequence[Turn] = ()) -> Iterator[Piece | Answer]:
+        """Pieces of new text as the generator writes them, then the Answer. Closing the iterator cancels the work."""
+        start = time.perf_counter()
+        found = self.retriever.search(standalone(question, history))
+        if found.confidence < self.retrieval.min_confidence or not found.hits:
+            yield Piece(REFUSAL)
+            yield Answer(question, REFUSAL, (), found.hits, False, found.confidence, time.perf_counter() - start)
+            return
+        passages = expand(found.hits, self.store, self.retrieval.neighbours)
+        shown = fit([text for text, _ in passages], self.prompt.max_characters)
+        prompt = fill(question, shown, self.prompt.template)
+        request = GenerationRequest(
+            messages=messages(prompt, history, self.prompt.history_turns),
+            question=standalone(question, history),
+            hits=found.hits,
+            weights=found.weights,
+        )
+        said: list[str] = []
+        for piece in self.generator.stream(request):
+            said.append(piece.text)
+            if piece.text:
+                yield piece
+        text = "".join(said).strip()
+        sources = [chunk for _, chunks in passages[: len(shown)] for chunk in chunks]
+        grounded = bool(text) and not _refuses(text)
+        yield Answer(
+            question=question,
+            text=text or REFUSAL,
+            citations=cite(text, sources) if grounded else (),
+            hits=found.hits,
+            grounded=grounded,
+            confidence=found.confidence,
+            seconds=time.perf_counter() - start,
+        )
+
+    def add_documents(self, documents: Iterable[Document]) -> IngestReport:
+        """Take in documents that have no file; one of the same source is replaced. They stay until removed by name."""
+        with self.store.write() as writer:
+            known = [document.source for document in self.store.documents()]
+            return Ingestion(writer, self.splitter, self.embedder).add(documents, known)
+
+
+def _refuses(text: str) -> bool:
+    return REFUSAL in text or (len(text) <= SHORT_REFUSAL and _REFUSAL_SIGNS.search(text) is not None)
+
+
+def cite(text: str, sources: Sequence[Chunk]) -> tuple[Citation, ...]:
+    """A citation for every sentence of `text` that the sources bear out, numbered in order, each quote once."""
+    citations: list[Citation] = []
+    for start, end in sentence_spans(text):
+        support = check(text[start:end], sources)
+        quote = support.quote
+        if support.verdict != "supported" or quote is None:
+            continue
+        if any((c.source, c.span) == (quote.chunk.source, quote.span) for c in citations):
+            continue
+        citations.append(
+            Citation(
+                marker=len(citations) + 1,
+                source=quote.chunk.source,
+                page=quote.chunk.page_at(quote.span[0]),
+                heading=quote.chunk.heading,
+                quote=quote.text,
+                span=quote.span,
+            )
+        )
+    return tuple(citations)

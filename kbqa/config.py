@@ -1,0 +1,297 @@
+"""config.yaml: read once, checked, frozen.
+
+Every setting has a default, so an empty file (or none) is a working configuration. The environment overrides the
+file: KBQA_RETRIEVAL__MIN_CONFIDENCE=0.4 sets `retrieval.min_confidence`. Relative paths in it are relative to the
+home folder, which holds config.yaml, knowledge/ and vectorstore/.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+import typing
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from kbqa.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "EmbedderConfig",
+    "GeneratorConfig",
+    "Home",
+    "KnowledgeConfig",
+    "PromptConfig",
+    "RetrievalConfig",
+    "SplitterConfig",
+    "check_name",
+    "find_home",
+    "load_config",
+]
+
+DEFAULT_TEMPLATE = "已知信息:\n{context}\n根据已知信息回答问题:\n{question}"
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeConfig:
+    """What is taken in, and within which limits one file may be read."""
+
+    default: str = "default"  # the base that commands use when --kb is not given
+    workers: int = 0  # processes that read files; 0: one a core
+    seconds_per_file: float = 60.0  # where OCR works: per page
+    memory_mb: int = 3072  # a reading process that needs more fails that file
+    max_file_mb: int = 200
+    ocr: bool = True  # read scans and images, if `kbqa[ocr]` is installed
+
+
+@dataclass(frozen=True, slots=True)
+class SplitterConfig:
+    """Chunk sizes, in characters; or in tokens of `tokenizer`, a tokenizer.json of the tokenizers library."""
+
+    size: int = 300
+    overlap: int = 50
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderConfig:
+    """Which embedder; the other settings belong to the kind named behind them."""
+
+    kind: Literal["static", "sentence-transformers", "openai", "langchain"] = "static"
+    model: str | None = None  # sentence-transformers: a folder; openai: the model's name
+    device: str | None = None  # sentence-transformers
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # sentence-transformers
+    batch_size: int = 32  # sentence-transformers, openai
+    query_instruction: str | None = None  # sentence-transformers; None: as the model's family wants it
+    passage_instruction: str | None = None  # sentence-transformers
+    base_url: str | None = None  # openai
+    api_key_env: str = "OPENAI_API_KEY"  # openai: the environment variable that holds the key
+    import_path: str | None = None  # langchain: package.module.Class
+    options: Mapping[str, Any] = field(default_factory=dict)  # langchain: the class's arguments
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalConfig:
+    k: int = 5  # passages that may go into the prompt
+    candidates: int = 50  # taken from each arm before they are fused
+    dense_weight: float | None = None  # of the dense arm, the lexical one has 1 - it; None: the embedder's own
+    neighbours: int = 1  # chunks before and after a hit that go with it into the prompt
+    min_confidence: float = 0.5  # below, the answer is the refusal and no generator is asked
+    reranker: str | None = None  # a cross-encoder's folder (kbqa[st])
+    max_question_characters: int = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class PromptConfig:
+    template: str = DEFAULT_TEMPLATE
+    max_characters: int = 3000  # of all passages together
+    history_turns: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorConfig:
+    """Who writes the answer; the other settings belong to the kind named behind them."""
+
+    kind: Literal["extractive", "langchain"] = "extractive"
+    sentences: int = 3  # extractive: at most so many
+    import_path: str | None = None  # langchain: package.module.Class
+    options: Mapping[str, Any] = field(default_factory=dict)  # langchain: the class's arguments
+    temperature: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    splitter: SplitterConfig = field(default_factory=SplitterConfig)
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of one installation, and where things lie in it."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def knowledge(self) -> Path:
+        return self.folder / "knowledge"
+
+    @property
+    def vectorstore(self) -> Path:
+        return self.folder / "vectorstore"
+
+    def documents(self, kb: str) -> Path:
+        return self.knowledge / check_name(kb)
+
+    def base(self, kb: str) -> Path:
+        return self.vectorstore / check_name(kb)
+
+
+def find_home(given: str | Path | None = None) -> Home:
+    """`given`, else KBQA_HOME, else the current folder or its nearest parent with a config.yaml."""
+    named = given or os.environ.get("KBQA_HOME")
+    if named:
+        folder = Path(named).expanduser().resolve()
+        if not folder.is_dir():
+            raise ConfigError(f"the home folder {folder} does not exist; create it with `kbqa init {folder}`")
+        return Home(folder)
+    here = Path.cwd()
+    return Home(next((folder for folder in (here, *here.parents) if (folder / "config.yaml").is_file()), here))
+
+
+_NAME = re.compile(r"\w[\w.\- ]*", re.UNICODE)
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def check_name(name: str) -> str:
+    """`name` (NFC) if it can name a knowledge base, and so a folder on any system; else ConfigError."""
+    name = unicodedata.normalize("NFC", name)
+    usable = (
+        _NAME.fullmatch(name) is not None
+        and len(name.encode()) <= 120
+        and not name.endswith((".", " "))
+        and name.split(".")[0].lower() not in _DEVICES
+    )
+    if not usable:
+        raise ConfigError(
+            f"{name!r} cannot name a knowledge base: use letters (Chinese too), digits, '-', '_', '.' and spaces, "
+            "starting with a letter or digit, at most 120 bytes"
+        )
+    return name
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_config(home: Home, environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration of `home`; raises ConfigError naming the key, the value and what is allowed."""
+    given = _read_yaml(home.config)
+    for key, value in environ.items():
+        section, separator, name = key.removeprefix("KBQA_").lower().partition("__")
+        if key.startswith("KBQA_") and separator:
+            _section(given, section, f"the environment variable {key}")[name] = _scalar(value, key)
+    known = {f.name: f for f in fields(Config)}
+    if unknown := set(given) - set(known):
+        raise ConfigError(f"{min(unknown)} is not a section of config.yaml; it has: {', '.join(known)}")
+    hints = get_type_hints(Config)
+    config = Config(**{name: _build(name, hints[name], _section(given, name, "config.yaml")) for name in given})
+    _check(config)
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where else ""
+        raise ConfigError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', error)}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} must hold sections (knowledge:, embedder:, ...), not a {type(loaded).__name__}")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _section(given: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    section = given.setdefault(name, {})
+    if section is None:
+        section = given[name] = {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name} in {where} must be a section with settings, not {section!r}")
+    return section
+
+
+def _scalar(text: str, key: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the environment variable {key} is not a YAML value: {text!r}") from error
+
+
+def _build(name: str, cls: type, given: Mapping[str, Any]) -> Any:
+    known = [f.name for f in fields(cls)]
+    if unknown := {str(key) for key in given} - set(known):
+        raise ConfigError(f"{name}.{min(unknown)} is not a setting; {name} has: {', '.join(known)}")
+    hints = get_type_hints(cls)
+    return cls(**{key: _checked(f"{name}.{key}", hints[key], value) for key, value in given.items()})
+
+
+def _checked(key: str, wanted: Any, value: Any) -> Any:
+    """`value` as the type that the field is declared with."""
+    if get_origin(wanted) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        wanted = next(option for option in get_args(wanted) if option is not type(None))
+    if get_origin(wanted) is Literal:
+        if value not in get_args(wanted):
+            raise ConfigError(f"{key} is {value!r}; it can be: {', '.join(map(str, get_args(wanted)))}")
+        return value
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = dict if get_origin(wanted) is not None else wanted
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise ConfigError(f"{key} is {value!r}; it must be a {_TYPE_NAMES[expected]}")
+    return value
+
+
+_TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", dict: "mapping"}
+
+
+def _check(config: Config) -> None:
+    """Ranges, and settings that only make sense together."""
+    check_name(config.knowledge.default)
+    for section in ("knowledge", "splitter", "retrieval", "prompt"):
+        settings = getattr(config, section)
+        for f in fields(settings):
+            value = getattr(settings, f.name)
+            if isinstance(value, int | float) and value < 0:
+                raise ConfigError(f"{section}.{f.name} is {value}; it cannot be negative")
+    limits: list[tuple[str, float, float, float]] = [
+        ("splitter.size", config.splitter.size, 50, 100_000),
+        ("splitter.overlap", config.splitter.overlap, 0, config.splitter.size / 2),
+        ("retrieval.k", config.retrieval.k, 1, 1000),
+        ("retrieval.candidates", config.retrieval.candidates, config.retrieval.k, 10_000),
+        ("retrieval.min_confidence", config.retrieval.min_confidence, 0, 1),
+        ("retrieval.dense_weight", config.retrieval.dense_weight or 0, 0, 1),
+        ("knowledge.seconds_per_file", config.knowledge.seconds_per_file, 1, 86_400),
+        ("knowledge.memory_mb", config.knowledge.memory_mb, 256, 1_000_000),
+        ("knowledge.max_file_mb", config.knowledge.max_file_mb, 1, 1_000_000),
+        ("generator.sentences", config.generator.sentences, 1, 20),
+        ("embedder.batch_size", config.embedder.batch_size, 1, 10_000),
+    ]
+    for key, value, low, high in limits:
+        if not low <= value <= high:
+            raise ConfigError(f"{key} is {value:g}; it must lie between {low:g} and {high:g}")
+    for placeholder in ("{context}", "{question}"):
+        if config.prompt.template.count(placeholder) != 1:
+            raise ConfigError(f"prompt.template must hold {placeholder} exactly once")
+    needed = {
+        "embedder": {"sentence-transformers": ["model"], "openai": ["base_url", "model"], "langchain": ["import_path"]},
+        "generator": {"langchain": ["import_path"]},
+    }
+    for section, kinds in needed.items():
+        settings = getattr(config, section)
+        for name in kinds.get(settings.kind, []):
+            if not getattr(settings, name):
+                raise ConfigError(f"{section}.kind {settings.kind} needs {section}.{name}")

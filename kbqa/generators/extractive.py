@@ -1,0 +1,133 @@
+"""The generator that needs no model: it quotes the sentences and table rows of the hits that answer the question.
+
+A candidate is scored by the question's words it holds, each by how telling it is in the base; words that stand in
+its heading or table header count for less, and a sentence that could fill the question's gap (a number for 多少, a
+date for 什么时候, ...) for more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from kbqa.analyzer import analyze, fold, question_terms
+from kbqa.sentences import sentence_spans
+from kbqa.types import REFUSAL, GenerationRequest, Hit, Piece
+
+__all__ = ["ExtractiveGenerator"]
+
+CONTEXT_SHARE = 0.5  # what a word is worth that stands in the heading path or the table header
+BEFORE_SHARE = 0.3  # ... or in the two sentences before, which the sentence may lean on
+BIGRAM_SHARE = 0.4  # of a word's weight, for the share of its character pairs found where the word itself is not
+GAP_BONUS = 0.25  # for something that could fill the question's gap
+NEXT_BEST = 0.8  # a further sentence must score so much of the best one and add words that are not answered yet
+RANK_DECAY = 0.03
+
+_ONLY_HEADING = re.compile(r"[^。！？；!?]{1,12}")
+
+# What fills the gap of a question, by its question word. 「约」 of digits and Chinese numerals.
+_NUMERAL = r"[\d一二三四五六七八九十百千万亿两半几]"
+_GAPS: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = (
+    (
+        re.compile(r"什么时候|何时|哪一?年|哪一?天|几月|几号|日期|时间|多久|多长时间|几点|\bwhen\b"),
+        re.compile(rf"{_NUMERAL}+\s*(?:年|月|日|号|天|周|点|时|小时|分钟|秒|个月|个工作日)|周[一二三四五六日]|\d{{4}}"),
+    ),
+    (
+        re.compile(
+            r"多少|几[个次天位家种年月名倍]|多[大高长远宽重快]|比例|金额|价格|费用|\bhow (many|much|long|far)\b"
+        ),
+        re.compile(rf"{_NUMERAL}+"),
+    ),
+    (re.compile(r"电话|热线|号码"), re.compile(r"\d[\d\-]{2,}")),
+    (re.compile(r"地址|网址|邮箱|url"), re.compile(r"[\w.\-]+[@./:][\w.\-/]+|[路街号楼室]")),
+    (re.compile(r"为什么|为何|原因|\bwhy\b"), re.compile(r"因为|由于|因此|所以|导致|原因|为了|because|due to")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    text: str
+    score: float
+    answers: frozenset[str]  # the question's words it holds
+    rank: int  # of its hit
+    ordinal: int  # within the hit
+
+
+class ExtractiveGenerator:
+    """Answers with at most `sentences` sentences or rows, word for word, joined by line breaks."""
+
+    name = "extractive"
+
+    def __init__(self, sentences: int = 3) -> None:
+        self._sentences = sentences
+
+    def stream(self, request: GenerationRequest) -> Iterator[Piece]:
+        chosen = choose(request.question, request.hits, request.weights, self._sentences)
+        if not chosen:
+            yield Piece(REFUSAL)
+        for number, text in enumerate(chosen):
+            yield Piece(text if number == 0 else f"\n{text}")
+        yield Piece(finish="stop")
+
+
+def choose(question: str, hits: Sequence[Hit], weights: Mapping[str, float], most: int) -> list[str]:
+    """The sentences that answer, best first."""
+    candidates = sorted(_candidates(question, hits, weights), key=lambda c: (-c.score, c.rank, c.ordinal))
+    if not candidates or candidates[0].score <= 0:
+        return []
+    best = candidates[0]
+    chosen, answered = [best], set(best.answers)
+    for other in candidates[1:]:
+        if len(chosen) == most or other.score < NEXT_BEST * best.score:
+            break
+        if other.answers - answered and other.text not in {c.text for c in chosen}:
+            chosen.append(other)
+            answered |= other.answers
+    return [candidate.text for candidate in chosen]
+
+
+def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]) -> Iterator[_Candidate]:
+    words = question_terms(question).words
+    mass = sum(weights.get(word, 1.0) for word in words) or 1.0
+    gaps = [filler for asked, filler in _GAPS if asked.search(fold(question))]
+    for rank, hit in enumerate(hits):
+        chunk = hit.chunk
+        context = _Words(f"{chunk.context}\n{chunk.preface}")
+        before = _Words("")
+        for ordinal, (start, end) in enumerate(sentence_spans(chunk.text)):
+            text = chunk.text[start:end]
+            here = _Words(text)
+            score = 0.0
+            for word in words:
+                weight = weights.get(word, 1.0)
+                score += weight * max(
+                    here.share(word), CONTEXT_SHARE * context.share(word), BEFORE_SHARE * before.share(word)
+                )
+            score /= mass
+            if any(filler.search(fold(text)) for filler in gaps):
+                score += GAP_BONUS
+            if _ONLY_HEADING.fullmatch(text):
+                score *= 0.7
+            score *= 1 - RANK_DECAY * rank
+            answers = frozenset(word for word in words if here.share(word) == 1)
+            if answers or score > 0:
+                yield _Candidate(text, score, answers, rank, ordinal)
+            before = here
+
+
+class _Words:
+    """What stands in a text, for asking after one word at a time."""
+
+    def __init__(self, text: str) -> None:
+        terms = analyze(text)
+        self._words, self._bigrams = set(terms.words), set(terms.bigrams)
+
+    def share(self, word: str) -> float:
+        """1 where the word stands, else a part for the character pairs of it that do."""
+        if word in self._words:
+            return 1.0
+        pairs = [word[i : i + 2] for i in range(len(word) - 1)]
+        if word.isascii() or not pairs:
+            return 0.0
+        return BIGRAM_SHARE * sum(pair in self._bigrams for pair in pairs) / len(pairs) if len(pairs) > 1 else 0.0

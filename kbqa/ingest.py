@@ -1,0 +1,373 @@
+"""knowledge/<kb>/ to store: plan, apply, report.
+
+`scan` looks at the folder, `plan` decides (and touches nothing), `Ingestion.apply` acts: files are read in worker
+processes, cut, embedded in batches over several files, and committed one document at a time. A document is
+acknowledged, and its FileReport handed out, when its transaction has committed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import file_digest
+from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
+
+from kbqa.config import KnowledgeConfig
+from kbqa.errors import ConfigError, DocumentError
+from kbqa.readers import ReadOptions, is_ignored, supports
+from kbqa.readers.sandbox import Sandbox
+from kbqa.splitter import Splitter
+from kbqa.store import FileStat, StoredDocument, Writer, text_digest
+from kbqa.types import Chunk, Document, Embedder, FileReport, IngestReport, Origin
+
+if TYPE_CHECKING:
+    from kbqa.types import Vectors
+
+__all__ = ["Found", "Ingestion", "Plan", "copy_in", "embedded_text", "plan", "scan"]
+
+BATCH_TEXTS = 1024  # texts embedded together, over as many documents as it takes
+RACY_NS = 2_000_000_000  # a file changed so shortly before it was taken in may have changed again within its mtime
+RETRY = {"missing-extra", "needs-ocr", "unreadable"}  # failures that a change outside the file can mend
+
+OnFile = Callable[[FileReport], None]
+
+
+# --- look ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file below knowledge/<kb>/ as the folder shows it; `problem` says why it cannot be taken in ("" if it can)."""
+
+    path: Path
+    size: int = 0
+    mtime_ns: int = 0
+    problem: str = ""
+
+
+def scan(folder: Path, paths: Sequence[Path] | None = None) -> dict[str, Found]:
+    """source -> file, for all files below `folder` or below those `paths` that lie in it. Reads no file.
+
+    Raises ConfigError when the folder does not exist or a path lies outside of it. What can never be a document
+    (hidden files, lock files of office programs) is left out; links that lead out of the folder are problems.
+    """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no folder {folder}; create it and put documents in, or name another base with --kb"
+        )
+    root = folder.resolve()
+    found: dict[str, Found] = {}
+    for start in [root] if paths is None else [_inside(path, root) for path in paths]:
+        for path in _walk(start):
+            source = path.relative_to(root).as_posix()
+            if not any(is_ignored(root / part) for part in _parents(path, root)):
+                found[source] = _look(path, root)
+    return found
+
+
+def _inside(path: Path, root: Path) -> Path:
+    """The absolute path, its folder resolved; ConfigError when it does not lie in `root`."""
+    absolute = path.absolute()
+    resolved = absolute.parent.resolve() / absolute.name if absolute.name != ".." else absolute.resolve()
+    if resolved != root and root not in resolved.parents:
+        raise ConfigError(f"{path} is not inside {root}; copy it there with `kbqa add`")
+    return resolved
+
+
+def _walk(start: Path) -> Iterator[Path]:
+    if not start.is_dir() or start.is_symlink():
+        if start.exists() or start.is_symlink():
+            yield start
+        return
+    for folder, folders, names in os.walk(start):
+        folders.sort()
+        linked = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in sorted([*names, *linked]):
+            yield Path(folder, name)
+
+
+def _parents(path: Path, root: Path) -> list[PurePosixPath]:
+    relative = PurePosixPath(path.relative_to(root).as_posix())
+    return [relative, *relative.parents][:-1]
+
+
+def _look(path: Path, root: Path) -> Found:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return Found(path, problem="its name is not valid UTF-8; rename it")
+    if path.is_symlink():
+        target = path.resolve()
+        if root not in target.parents:
+            return Found(path, problem="it is a link that leads out of the folder; copy the file instead")
+        if target.is_dir():
+            return Found(path, problem="it is a link to a folder, which is taken in under its own name")
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return Found(path, problem=f"it cannot be looked at: {error.strerror}")
+    if not path.is_file():
+        return Found(path, problem="it is not a file")
+    if not supports(path):
+        return Found(
+            path, stat.st_size, stat.st_mtime_ns, f"kbqa does not read {path.suffix or 'files without a suffix'}"
+        )
+    return Found(path, stat.st_size, stat.st_mtime_ns)
+
+
+# --- decide ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do so that the base mirrors the folder; all are sources, sorted."""
+
+    read: tuple[str, ...]  # new, or perhaps changed: the digest will tell
+    remove: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    failed: tuple[str, ...]  # failed before and has not changed since
+    skip: tuple[str, ...]
+
+
+def plan(
+    indexed: Mapping[str, StoredDocument], found: Mapping[str, Found], *, scope: Callable[[str], bool], retry: bool
+) -> Plan:
+    """`scope` says which sources this run is about; what lies outside stays as it is. `retry`: read failures again."""
+    read, unchanged, failed, skip = [], [], [], []
+    for source, file in sorted(found.items()):
+        known = indexed.get(source)
+        if file.problem:
+            skip.append(source)
+        elif known is None or _may_differ(known, file):
+            read.append(source)
+        elif known.status == "indexed":
+            unchanged.append(source)
+        elif retry or known.error_kind in RETRY:
+            read.append(source)
+        else:
+            failed.append(source)
+    kept = {source for source in found if source not in set(skip)}
+    remove = [s for s, known in sorted(indexed.items()) if known.origin != "api" and scope(s) and s not in kept]
+    return Plan(tuple(read), tuple(remove), tuple(unchanged), tuple(failed), tuple(skip))
+
+
+def _may_differ(known: StoredDocument, file: Found) -> bool:
+    same = (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
+    return not same or known.mtime_ns > known.updated_at * 1e9 - RACY_NS
+
+
+# --- act -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A document on its way to the store: read and cut, to be embedded and committed with its batch."""
+
+    document: Document
+    chunks: list[Chunk]
+    texts: list[str]
+    stat: FileStat
+    origin: Origin
+    seconds: float
+
+
+class Ingestion:
+    """Takes documents into one base, through its Writer."""
+
+    def __init__(
+        self, writer: Writer, splitter: Splitter, embedder: Embedder, *, on_file: OnFile = lambda report: None
+    ) -> None:
+        self._writer = writer
+        self._splitter = splitter
+        self._embedder = embedder
+        self._on_file = on_file
+        self._reports: list[FileReport] = []
+        self._waiting: list[_Ready] = []
+        self._known: set[str] = set()
+        self._start = time.perf_counter()
+
+    def mirror(
+        self,
+        folder: Path,
+        indexed: Mapping[str, StoredDocument],
+        limits: KnowledgeConfig,
+        *,
+        paths: Sequence[Path] | None = None,
+        on_plan: Callable[[Plan], None] = lambda plan: None,
+    ) -> IngestReport:
+        """Make the base hold what `folder` (or just `paths` in it) holds; the report lists every file."""
+        found = scan(folder, paths)
+        todo = plan(indexed, found, scope=_scope(folder, paths), retry=paths is not None)
+        on_plan(todo)
+        self._known = set(indexed)
+        for source in todo.skip:
+            self._report(FileReport(source, "skipped", error=found[source].problem))
+        for source in todo.unchanged:
+            self._report(_as_before(indexed[source], "unchanged"))
+        for source in todo.failed:
+            self._report(_as_before(indexed[source], "failed"))
+        for source in todo.remove:
+            self._writer.remove(source)
+            self._report(FileReport(source, "removed"))
+        self._read(self._changed(todo.read, found, indexed), found, limits)
+        return self.finish()
+
+    def add(self, documents: Iterable[Document], known: Iterable[str] = ()) -> IngestReport:
+        """Documents that come from a program, not from a file; mirroring never removes them."""
+        self._known = set(known)
+        for document in documents:
+            stat = FileStat(document.digest, len(document.text.encode()), 0)
+            self._prepare(document, stat, "api", 0.0)
+        return self.finish()
+
+    def finish(self) -> IngestReport:
+        self._commit()
+        self._writer.checkpoint()
+        return IngestReport(tuple(self._reports), time.perf_counter() - self._start)
+
+    def _changed(
+        self, sources: Sequence[str], found: Mapping[str, Found], indexed: Mapping[str, StoredDocument]
+    ) -> Iterator[tuple[Path, str]]:
+        """The files to read: those whose content is not what the base holds under that name."""
+        for source in sources:
+            file, known = found[source], indexed.get(source)
+            if known is not None and known.status == "indexed" and known.size == file.size:
+                try:
+                    digest = digest_of(file.path)
+                except OSError as error:
+                    self._fail(source, file, DocumentError(f"it cannot be read: {error.strerror}", "unreadable"))
+                    continue
+                if digest == known.digest:
+                    self._writer.touch(source, FileStat(digest, file.size, file.mtime_ns))
+                    self._report(_as_before(known, "unchanged"))
+                    continue
+            yield file.path, source
+
+    def _read(self, jobs: Iterator[tuple[Path, str]], found: Mapping[str, Found], limits: KnowledgeConfig) -> None:
+        options = ReadOptions(max_bytes=limits.max_file_mb * 2**20, ocr=limits.ocr)
+        workers = limits.workers or os.cpu_count() or 1
+        with Sandbox(workers, limits.seconds_per_file, limits.memory_mb, options) as sandbox:
+            for outcome in sandbox.read_all(jobs):
+                file = found[outcome.source]
+                if outcome.document is None:
+                    self._fail(
+                        outcome.source, file, outcome.error or DocumentError("it could not be read"), outcome.seconds
+                    )
+                else:
+                    stat = FileStat(outcome.document.digest, file.size, file.mtime_ns)
+                    self._prepare(outcome.document, stat, "folder", outcome.seconds)
+
+    def _prepare(self, document: Document, stat: FileStat, origin: Origin, seconds: float) -> None:
+        start = time.perf_counter()
+        chunks = self._splitter.split(document)
+        texts = [embedded_text(chunk) for chunk in chunks]
+        seconds += time.perf_counter() - start
+        self._waiting.append(_Ready(document, chunks, texts, stat, origin, seconds))
+        if sum(len(ready.texts) for ready in self._waiting) >= BATCH_TEXTS:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Embed what is waiting, each text once, and commit it document by document."""
+        waiting, self._waiting = self._waiting, []
+        by_digest = {text_digest(text): text for ready in waiting for text in ready.texts}
+        missing = sorted(self._writer.missing(by_digest))
+        start = time.perf_counter()
+        rows = self._embedder.embed_passages([by_digest[digest] for digest in missing]) if missing else ()
+        vectors: dict[bytes, Vectors] = dict(zip(missing, rows, strict=True))
+        share = (time.perf_counter() - start) / max(1, len(by_digest))
+        for ready in waiting:
+            document = ready.document
+            seconds = ready.seconds + share * len(ready.texts)
+            digests = [text_digest(text) for text in ready.texts]
+            self._writer.put(document, ready.chunks, digests, vectors, ready.stat, ready.origin, seconds)
+            self._report(
+                FileReport(
+                    source=document.source,
+                    status="updated" if document.source in self._known else "added",
+                    reader=document.reader,
+                    chunks=len(ready.chunks),
+                    pages=document.pages,
+                    tables=document.tables,
+                    seconds=round(seconds, 3),
+                    warnings=document.warnings,
+                )
+            )
+
+    def _fail(self, source: str, file: Found, error: DocumentError, seconds: float = 0.0) -> None:
+        stat = FileStat("", file.size, file.mtime_ns)
+        reader = file.path.suffix.removeprefix(".").lower()
+        self._writer.put_failure(source, stat, reader, str(error), error.kind, "folder")
+        self._report(FileReport(source, "failed", reader, error=str(error), seconds=round(seconds, 3)))
+
+    def _report(self, report: FileReport) -> None:
+        self._reports.append(report)
+        self._on_file(report)
+
+
+def embedded_text(chunk: Chunk) -> str:
+    """What the embedder sees of a chunk.
+
+    A title that is only the file's name is left out, so that one text under two names is embedded once.
+    """
+    if chunk.title == PurePosixPath(chunk.source).stem:
+        chunk = replace(chunk, title="")
+    return chunk.searchable
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hex."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _as_before(known: StoredDocument, status: str) -> FileReport:
+    return FileReport(
+        source=known.source,
+        status="unchanged" if status == "unchanged" else "failed",
+        reader=known.reader,
+        chunks=known.chunks,
+        pages=known.pages,
+        tables=known.tables,
+        error=known.error,
+        warnings=known.warnings,
+    )
+
+
+def _scope(folder: Path, paths: Sequence[Path] | None) -> Callable[[str], bool]:
+    """Which sources `paths` speak of: themselves, and everything below them."""
+    if paths is None:
+        return lambda source: True
+    root = folder.resolve()
+    named = [_inside(path, root).relative_to(root).as_posix() for path in paths]
+    return lambda source: any(name == "." or source == name or source.startswith(f"{name}/") for name in named)
+
+
+# --- copy ------------------------------------------------------------------------------------------------------------
+
+
+def copy_in(files: Sequence[Path], folder: Path, *, replace_existing: bool = False) -> list[Path]:
+    """Copies of `files` in `folder`, whole or not at all; a file of that name with other content stops it all first."""
+    targets = []
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"there is no file {file}")
+        target = folder / file.name
+        if target.exists() and not replace_existing and digest_of(target) != digest_of(file):
+            raise ConfigError(f"{target} exists and differs from {file}; rename the new file or add --replace")
+        targets.append(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, target in zip(files, targets, strict=True):
+        with NamedTemporaryFile(dir=folder, prefix=".adding-", delete=False) as copy:
+            try:
+                with file.open("rb") as original:
+                    shutil.copyfileobj(original, copy)
+            except OSError:
+                Path(copy.name).unlink(missing_ok=True)
+                raise
+        Path(copy.name).replace(target)
+    return targets

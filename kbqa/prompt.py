@@ -1,0 +1,45 @@
+"""The question, the passages and the history as the messages that a model gets.
+
+Training rows are built by the same functions, so a tuned model is asked the way it was taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kbqa.config import DEFAULT_TEMPLATE
+from kbqa.types import Message, Turn
+
+__all__ = ["PASSAGE_SEPARATOR", "fill", "fit", "messages"]
+
+PASSAGE_SEPARATOR = "\n\n"
+
+
+def fill(question: str, passages: Iterable[str], template: str = DEFAULT_TEMPLATE) -> str:
+    """The template with its two placeholders filled; what stands in the texts is never taken for a placeholder."""
+    filled = {"{context}": PASSAGE_SEPARATOR.join(passages), "{question}": question}
+    first, second = sorted(filled, key=template.index)
+    head, _, rest = template.partition(first)
+    middle, _, tail = rest.partition(second)
+    return head + filled[first] + middle + filled[second] + tail
+
+
+def fit(passages: Sequence[str], max_characters: int) -> list[str]:
+    """The first passages that fit together, separators counted; the best one is cut rather than left out."""
+    kept: list[str] = []
+    room = max_characters
+    for passage in passages:
+        if len(passage) > room:
+            break
+        kept.append(passage)
+        room -= len(passage) + len(PASSAGE_SEPARATOR)
+    return kept or [passage[:max_characters] for passage in passages[:1]]
+
+
+def messages(prompt: str, history: Sequence[Turn] = (), turns: int | None = None) -> tuple[Message, ...]:
+    """The conversation with the filled prompt as its last message; history is bare, its last `turns` turns."""
+    recent = history if turns is None else history[max(0, len(history) - turns) :]
+    said: list[Message] = []
+    for question, answer in recent:
+        said += [Message("user", question), Message("assistant", answer)]
+    return (*said, Message("user", prompt))
