@@ -14,15 +14,15 @@ from pathlib import Path
 
 from kbqa.analyzer import VERSION as ANALYZER
 from kbqa.chain import KnowledgeBase
-from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, RetrievalConfig, check_name, load_config
+from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, check_name, load_config
 from kbqa.errors import ConfigError, IndexMismatch, UnknownKnowledgeBase
 from kbqa.ingest import Ingestion, OnFile, Plan
 from kbqa.retriever import Retriever
 from kbqa.splitter import Splitter
 from kbqa.store import FORMAT, Passport, Store
-from kbqa.types import Document, Embedder, Generator, IngestReport, Reranker
+from kbqa.types import Document, Embedder, Generator, IngestReport
 
-__all__ = ["Installation", "make_embedder", "make_generator", "make_reranker"]
+__all__ = ["Installation", "make_embedder", "make_generator"]
 
 
 class Installation:
@@ -90,8 +90,7 @@ class Installation:
 
     def knowledge_base(self, name: str, store: Store) -> KnowledgeBase:
         config = self.config
-        reranker = make_reranker(config.retrieval, self.home.folder)
-        retriever = Retriever(store, self.embedder, config.retrieval, reranker)
+        retriever = Retriever(store, self.embedder, config.retrieval)
         return KnowledgeBase(
             name, store, retriever, self.generator, self.splitter, self.embedder, config.retrieval, config.prompt
         )
@@ -141,8 +140,8 @@ class Installation:
             self._check_embedder(name, store.passport)
             if store.passport.splitter != self.splitter.fingerprint:
                 raise IndexMismatch(
-                    f"{name} was cut with splitter settings {store.passport.splitter}, config.yaml says "
-                    f"{self.splitter.fingerprint}; run `kbqa ingest --kb {name} --rebuild` or change the splitter section"
+                    f"{name} was cut with the splitter settings {store.passport.splitter}, config.yaml says "
+                    f"{self.splitter.fingerprint}; run `kbqa ingest --kb {name} --rebuild` or change them back"
                 )
         except IndexMismatch:
             store.close()
@@ -201,14 +200,6 @@ def make_generator(config: GeneratorConfig) -> Generator:
             from kbqa.generators.langchain import LangChainGenerator
 
             return LangChainGenerator(config.import_path or "", config.options)
-
-
-def make_reranker(config: RetrievalConfig, folder: Path) -> Reranker | None:
-    if config.reranker is None:
-        return None
-    from kbqa.embedders.cross_encoder import CrossEncoderReranker
-
-    return CrossEncoderReranker(_path(config.reranker, folder))
 
 
 def _path(model: str, folder: Path) -> str:

@@ -81,7 +81,6 @@ class RetrievalConfig:
     dense_weight: float | None = None  # of the dense arm, the lexical one has 1 - it; None: the embedder's own
     neighbours: int = 1  # chunks before and after a hit that go with it into the prompt
     min_confidence: float = 0.5  # below, the answer is the refusal and no generator is asked
-    reranker: str | None = None  # a cross-encoder's folder (kbqa[st])
     max_question_characters: int = 4000
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kbqa.analyzer import Terms, analyze, question_terms
 from kbqa.config import RetrievalConfig
 from kbqa.errors import QuestionError
-from kbqa.types import Chunk, Embedder, Hit, Reranker, Turn
+from kbqa.types import Chunk, Embedder, Hit, Turn
 
 if TYPE_CHECKING:
     from kbqa.store import Store
@@ -39,13 +39,10 @@ class Retrieval:
 class Retriever:
     """Searches one store. Safe to use from many threads."""
 
-    def __init__(
-        self, store: Store, embedder: Embedder, config: RetrievalConfig, reranker: Reranker | None = None
-    ) -> None:
+    def __init__(self, store: Store, embedder: Embedder, config: RetrievalConfig) -> None:
         self._store = store
         self._embedder = embedder
         self._config = config
-        self._reranker = reranker
         own = getattr(embedder, "fusion_weight", DEFAULT_DENSE_WEIGHT)
         self._dense_weight = own if config.dense_weight is None else config.dense_weight
 
@@ -69,8 +66,6 @@ class Retriever:
             for chunk_id, score in best
             if chunk_id in chunks
         ]
-        if self._reranker is not None:
-            hits = _reranked(question, hits, self._reranker)
         hits = hits[:k]
         return Retrieval(tuple(hits), confidence(terms, weights, hits), weights)
 
@@ -107,13 +102,6 @@ class Retriever:
             word: math.log(1 + (total - max(n, 1) + 0.5) / (max(n, 1) + 0.5)) if total else 0.0
             for word, n in zip(terms.words, frequencies, strict=True)
         }
-
-
-def _reranked(question: str, hits: Sequence[Hit], reranker: Reranker) -> list[Hit]:
-    scores = reranker.scores(question, [hit.chunk.searchable for hit in hits])
-    return sorted(
-        (replace(hit, score=score) for hit, score in zip(hits, scores, strict=True)), key=lambda hit: -hit.score
-    )
 
 
 # --- can the hits answer at all? ------------------------------------------------------------------------------------

@@ -35,7 +35,6 @@ __all__ = [
     "Message",
     "Origin",
     "Piece",
-    "Reranker",
     "Turn",
 ]
 
@@ -274,10 +273,4 @@ class Embedder(Protocol):
 
     def embed_query(self, text: str) -> Vectors:
         """(dim,) float32."""
-        ...
-
-
-class Reranker(Protocol):
-    def scores(self, question: str, passages: Sequence[str]) -> Sequence[float]:
-        """One score in [0, 1] a passage."""
         ...
