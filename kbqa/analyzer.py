@@ -48,6 +48,11 @@ def _simplified() -> dict[int, str]:
 
 
 @lru_cache(maxsize=1)
+def _traditional() -> frozenset[str]:
+    return frozenset(map(chr, _simplified()))
+
+
+@lru_cache(maxsize=1)
 def stop_words() -> frozenset[str]:
     """Words that say nothing about the subject. They are dropped from questions, never from documents."""
     return frozenset(_data("stop_words.txt"))
@@ -55,7 +60,11 @@ def stop_words() -> frozenset[str]:
 
 def fold(text: str) -> str:
     """NFKC, lower case, simplified characters. The length may change: never use offsets across it."""
-    return unicodedata.normalize("NFKC", text).lower().translate(_simplified())
+    if not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFKC", text)
+    text = text.lower()
+    # Asking first is much faster than translating the simplified text that most documents are.
+    return text if _traditional().isdisjoint(text) else text.translate(_simplified())
 
 
 def analyze(text: str) -> Terms:
@@ -63,16 +72,18 @@ def analyze(text: str) -> Terms:
     text = fold(text)
     words: list[str] = []
     bigrams: list[str] = []
-    for match in _CJK_RUN.finditer(text):
-        run = match.group()
+    for run in _CJK_RUN.findall(text):
         words += rjieba.cut(run)
         bigrams += [run[i : i + 2] for i in range(len(run) - 1)] or [run]
-    for match in _NAME.finditer(_THOUSANDS.sub("", _CJK_RUN.sub(" ", text))):
-        name = match.group()
+    latin = _CJK_RUN.sub(" ", text)
+    if "," in latin:
+        latin = _THOUSANDS.sub("", latin)
+    for name in _NAME.findall(latin):
         words.append(name)
-        parts = _PART.findall(name)
-        if len(parts) > 1:
-            words += parts
+        if not (name.isalpha() or name.isdecimal()):
+            parts = _PART.findall(name)
+            if len(parts) > 1:
+                words += parts
     return Terms(words, bigrams)
 
 

@@ -26,6 +26,7 @@ __all__ = ["Splitter"]
 
 VERSION = 1
 HEADING_SEPARATOR = " > "
+HEADING_LIMIT = 80  # characters of one heading in the path: what is longer was hardly meant as a heading
 ROW_LIMIT = 4  # a table row longer than so many chunk sizes is cut after all, like text
 
 _CLAUSE_END = re.compile(r"[，、：,:]|\s")
@@ -173,7 +174,7 @@ def _sections(document: Document) -> Iterator[_Section]:
                 blocks = []
             while path and path[-1][0] >= block.level:
                 path.pop()
-            path.append((block.level, " ".join(block.text.split())))
+            path.append((block.level, " ".join(block.text.split())[:HEADING_LIMIT]))
             if following is None or (following.kind == "heading" and following.level <= block.level):
                 yield _Section(tuple(title for _, title in path[:-1]), ((offset, block),))
         else:
