@@ -43,21 +43,25 @@ class Content:
 
 Reader = Callable[[bytes, ReadOptions], Content]
 
-# Lone surrogates, NULs and the other control characters that no text means; \t, \n stay, \f and \v become line breaks.
+# Lone surrogates, NULs and other control characters that mean no text; and line breaks that are not \n.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff\ufeff\ufffe\uffff]")
 _BREAK = re.compile("\r\n?|[\x0b\x0c\u2028\u2029\x85]")
-_TRAILING = re.compile(r"[ \t\u3000\xa0]+$", re.MULTILINE)
+_UNCLEAN = re.compile(f"{_CONTROL.pattern}|[\r\x0b\x0c\u2028\u2029\x85]")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def clean(text: str) -> str:
     """`text` with plain line breaks, without control characters, trailing spaces and runs of blank lines."""
-    text = _CONTROL.sub("", _BREAK.sub("\n", text))
-    return _BLANK_LINES.sub("\n\n", _TRAILING.sub("", text)).strip("\n")
+    if _UNCLEAN.search(text):
+        text = _CONTROL.sub("", _BREAK.sub("\n", text))
+    if "\n" not in text:
+        return text.rstrip()
+    text = "\n".join([line.rstrip() for line in text.split("\n")])
+    return (_BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip("\n")
 
 
 def one_line(text: str) -> str:
-    return " ".join(clean(text).split())
+    return " ".join((_CONTROL.sub("", text) if _UNCLEAN.search(text) else text).split())
 
 
 def text_block(text: str, page: int | None = None) -> Block:

@@ -82,11 +82,8 @@ def detect(data: bytes, name: str) -> str:
     for magic, format in _MAGIC:
         if head.startswith(magic):
             return format
-    if (
-        head[:2] == b"BM"
-        and data[2:6] == len(data).to_bytes(4, "little")
-        or head[:4] == b"RIFF"
-        and head[8:12] == b"WEBP"
+    if (head[:2] == b"BM" and data[2:6] == len(data).to_bytes(4, "little")) or (
+        head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     ):
         return "image"
     if b"%PDF-" in head[:1024] and (suffix == "pdf" or not looks_like_text(data)):
