@@ -129,7 +129,9 @@ def table_blocks(
     blocks = []
     for index, row in enumerate(rows[:start]):
         line = " ".join(dict.fromkeys(_filled(row)))
-        titled = title_level and index == 0 and len(set(_filled(row))) == 1 and len(line) <= 60
+        titled = (
+            title_level and index == 0 and len(set(_filled(row))) == 1 and len(line) <= 60 and line[-1] not in ":："
+        )
         blocks.append(heading_block(line, title_level, page) if titled else text_block(line, page))
     body: list[Row] = list(rows[start:])
     if header_rows > 1:

@@ -26,6 +26,7 @@ _XML_ENCODING = re.compile(rb"^\s*<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([\w:.-]
 _NOISE = ["script", "style", "noscript", "template", "svg", "iframe", "object", "embed", "canvas", "audio", "video"]
 _NOISE += ["select", "datalist", "rp", "annotation"]
 _NAVIGATION = "nav, [role=navigation], [role=search], [aria-hidden=true]"
+_MENUS = ".nav, .navbar, .navigation, .breadcrumb, .breadcrumbs, #nav, #navbar, #navigation"
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _BLOCKS = frozenset(  # noqa: SIM905
     """address article aside blockquote body center dd details dialog dir div dl dt fieldset figcaption figure footer
@@ -77,6 +78,13 @@ def html_content(text: str) -> tuple[str, list[Block]]:
         for node in navigation:
             node.decompose()
     return title, list(_Walk().blocks(body))
+
+
+def _is_menu(node: LexborNode) -> bool:
+    """A box that is named like a menu and holds but a few words, no paragraphs."""
+    if node.css_first("p, table, h1, h2, h3, pre") is not None:
+        return False
+    return len(node.text(strip=True)) < 300
 
 
 def html_blocks(text: str) -> list[Block]:
