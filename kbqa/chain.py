@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kbqa.config import PromptConfig, RetrievalConfig
+from kbqa.documents import LangChainDocument, from_langchain
 from kbqa.ingest import Ingestion
 from kbqa.prompt import fill, fit, messages
 from kbqa.retriever import Retrieval, Retriever, expand, standalone
@@ -103,6 +104,10 @@ class KnowledgeBase:
         with self.store.write() as writer:
             known = [document.source for document in self.store.documents()]
             return Ingestion(writer, self.splitter, self.embedder).add(documents, known)
+
+    def add_langchain_documents(self, documents: Iterable[LangChainDocument]) -> IngestReport:
+        """The same for documents as LangChain's loaders and splitters make them, pieces of one source put together."""
+        return self.add_documents(from_langchain(documents))
 
 
 def _refuses(text: str) -> bool:
