@@ -131,6 +131,12 @@ class Installation:
         with self._made(name, self.home.base(name)) as store:
             return self.knowledge_base(name, store).add_documents(documents)
 
+    def temporary_base(self, folder: Path, documents: Iterable[Document]) -> KnowledgeBase:
+        """A base of its own in `folder` that holds `documents`, for measuring; the caller closes its store."""
+        kb = self.knowledge_base(folder.name, Store.create(folder, self.passport))
+        kb.add_documents(documents)
+        return kb
+
     def _made(self, name: str, base: Path) -> Store:
         """The base to write to, made if need be; IndexMismatch when today's parts would not fit what it holds."""
         if not Store.exists(base):

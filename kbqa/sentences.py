@@ -1,40 +1,69 @@
-"""Where sentences begin and end, in Chinese and in Latin scripts."""
+"""Where sentences begin and end, in Chinese and in Latin scripts, and where table rows do."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-__all__ = ["sentence_spans"]
+from kbqa.types import CELL_SEPARATOR
 
-# A sentence ends behind 。！？； and the quotes or brackets that close with it, at a line break, and behind . ! ? ;
-# where white space follows. "3.5" and "192.168.88.1" hold together.
-_SENTENCE = re.compile(
-    r"""[^\n]*?(?:
-        [。！？；!?…]+[”’」』）)\]"']*(?=[^。！？；!?…]|$)
-      | [.;]["')\]”’]*(?=\s)
-      | (?=\n) | $
-    )""",
-    re.VERBOSE,
-)
+__all__ = ["header_of", "sentence_spans"]
+
+# A sentence ends behind 。！？； and the quotes or brackets that close with it, and behind . ! ? ; where white space
+# follows. "3.5" and "192.168.88.1" hold together.
+_END = re.compile(r"""[。！？；!?…]+[”’」』）)\]"']*|[.;]["')\]”’]*(?=\s)""")
 
 
 def sentence_spans(text: str, start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
     """The spans of the sentences of `text[start:end]` in order, without the white space around them.
 
-    Every character that is not white space lies in exactly one span.
+    A line break ends a sentence; a table row is one, whatever its cells hold. Every character that is not white
+    space lies in exactly one span.
     """
     end = len(text) if end is None else end
     spans = []
-    at = start
-    while at < end:
-        if text[at].isspace():
-            at += 1
-            continue
-        match = _SENTENCE.match(text, at, end)
-        stop = match.end() if match and match.end() > at else end
-        last = stop
-        while last > at and text[last - 1].isspace():
-            last -= 1
-        spans.append((at, last))
-        at = stop
-    return spans
+    for line_start, line_end in _lines(text, start, end):
+        at = line_start
+        if text.find(CELL_SEPARATOR, line_start, line_end) < 0:
+            for match in _END.finditer(text, line_start, line_end):
+                spans.append((at, match.end()))
+                at = match.end()
+        spans.append((at, line_end))
+    return [span for span in (_stripped(text, *span) for span in spans) if span[0] < span[1]]
+
+
+def header_of(text: str, start: int, preface: str = "") -> str:
+    """The header of the table whose row begins at `start`; "" when no row does, or it is the header itself.
+
+    A table is a run of lines with the same number of cells; `preface` is the header of one that begins above `text`.
+    """
+    cells = _line_at(text, start).count(CELL_SEPARATOR)
+    if not cells:
+        return ""
+    top = start
+    while top > 0 and _line_at(text, text.rfind("\n", 0, top - 1) + 1).count(CELL_SEPARATOR) == cells:
+        top = text.rfind("\n", 0, top - 1) + 1
+    if top == 0 and preface.count(CELL_SEPARATOR) >= cells:
+        return preface
+    return _line_at(text, top) if top < start else ""
+
+
+def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    while start < end:
+        stop = text.find("\n", start, end)
+        stop = end if stop < 0 else stop
+        yield start, stop
+        start = stop + 1
+
+
+def _line_at(text: str, start: int) -> str:
+    stop = text.find("\n", start)
+    return text[start : len(text) if stop < 0 else stop]
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end

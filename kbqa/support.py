@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kbqa.analyzer import analyze, fold
-from kbqa.sentences import sentence_spans
+from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import Chunk
 
 __all__ = ["Quote", "Support", "check"]
@@ -61,13 +61,12 @@ def check(sentence: str, passages: Sequence[Chunk]) -> Support:
     numbers = set(_NUMBER.findall(fold(sentence)))
     best: tuple[float, Quote] | None = None
     for chunk in passages:
-        around = _terms(f"{chunk.context} {chunk.preface}")
-        known = set(_NUMBER.findall(fold(f"{chunk.context} {chunk.preface}")))
         for quote in quotes(chunk):
-            found = wanted & _terms(quote.text)
             # What the quote's heading or table header says counts, but only for a sentence that quotes something.
-            share = len(found | (wanted & around if found else set())) / len(wanted)
-            if numbers - set(_NUMBER.findall(fold(quote.text))) - known:
+            around = f"{chunk.context} {header_of(chunk.text, quote.span[0] - chunk.span[0], chunk.preface)}"
+            found = wanted & _terms(quote.text)
+            share = len(found | (wanted & _terms(around) if found else set())) / len(wanted)
+            if numbers - set(_NUMBER.findall(fold(f"{quote.text} {around}"))):
                 share = min(share, PARTLY - 0.01)
             if best is None or share > best[0]:
                 best = share, quote

@@ -1,5 +1,7 @@
 """The generator that needs no model: it quotes the sentences and table rows of the hits that answer the question.
 
+A table row is told by its header: 「西南大区；9月：560.2」 where the question names a column, all its cells otherwise.
+
 A candidate is scored by the question's words it holds, each by how telling it is in the base; words that stand in
 its heading or table header count for less, and a sentence that could fill the question's gap (a number for 多少, a
 date for 什么时候, ...) for more.
@@ -12,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kbqa.analyzer import analyze, fold, question_terms
-from kbqa.sentences import sentence_spans
-from kbqa.types import REFUSAL, GenerationRequest, Hit, Piece
+from kbqa.sentences import header_of, sentence_spans
+from kbqa.types import CELL_SEPARATOR, REFUSAL, GenerationRequest, Hit, Piece
 
 __all__ = ["ExtractiveGenerator"]
 
@@ -55,7 +57,7 @@ class _Candidate:
 
 
 class ExtractiveGenerator:
-    """Answers with at most `sentences` sentences or rows, word for word, joined by line breaks."""
+    """Answers with at most `sentences` sentences, word for word, or table rows; one a line."""
 
     name = "extractive"
 
@@ -93,10 +95,11 @@ def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]
     gaps = [filler for asked, filler in _GAPS if asked.search(fold(question))]
     for rank, hit in enumerate(hits):
         chunk = hit.chunk
-        context = _Words(f"{chunk.context}\n{chunk.preface}")
         before = _Words("")
         for ordinal, (start, end) in enumerate(sentence_spans(chunk.text)):
             text = chunk.text[start:end]
+            header = header_of(chunk.text, start, chunk.preface)
+            context = _Words(f"{chunk.context}\n{header}")
             here = _Words(text)
             score = 0.0
             for word in words:
@@ -112,8 +115,20 @@ def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]
             score *= 1 - RANK_DECAY * rank
             answers = frozenset(word for word in words if here.share(word) == 1)
             if answers or score > 0:
-                yield _Candidate(text, score, answers, rank, ordinal)
+                yield _Candidate(_told(text, header, words) if header else text, score, answers, rank, ordinal)
             before = here
+
+
+def _told(row: str, header: str, words: Sequence[str]) -> str:
+    """A table row as 「first cell；column：cell；...」 of the columns that the question names, or of all."""
+    names, cells = header.splitlines()[-1].split(CELL_SEPARATOR), row.split(CELL_SEPARATOR)
+    if len(names) != len(cells):
+        return row
+    columns = list(zip(names, cells, strict=True))
+    asked = [(name, cell) for name, cell in columns[1:] if any(_Words(name).share(word) == 1 for word in words)]
+    if asked:
+        return "；".join([cells[0], *(f"{name}：{cell}" for name, cell in asked)])
+    return "；".join(f"{name}：{cell}" for name, cell in columns if cell)
 
 
 class _Words:

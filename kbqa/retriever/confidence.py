@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from kbqa.analyzer import Terms, analyze
-from kbqa.sentences import sentence_spans
+from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import Chunk, Hit
 
 __all__ = ["confidence"]
@@ -47,10 +47,10 @@ def confidence(terms: Terms, weights: Mapping[str, float], hits: Sequence[Hit]) 
 
 def _windows(chunk: Chunk) -> Iterator[tuple[set[str], set[str]]]:
     """Words and bigrams of each sentence with the one before it and with what the chunk belongs to."""
-    around = analyze(f"{chunk.context}\n{chunk.preface}")
-    before: Terms = Terms([], [])
+    around = analyze(chunk.context)
+    before = Terms([], [])
     for start, end in sentence_spans(chunk.text):
-        here = analyze(chunk.text[start:end])
+        here = analyze(f"{header_of(chunk.text, start, chunk.preface)}\n{chunk.text[start:end]}")
         yield {*around.words, *before.words, *here.words}, {*around.bigrams, *before.bigrams, *here.bigrams}
         before = here
 

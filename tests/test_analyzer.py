@@ -1,0 +1,61 @@
+import pytest
+
+from kbqa.analyzer import analyze, fold, question_terms
+
+
+@pytest.mark.parametrize(
+    ("written", "folded"),
+    [("資料庫", "资料库"), ("ＧＬＭ－４", "glm-4"), ("Ⅳ級", "iv级"), ("年假１０天", "年假10天"), ("Straße", "straße")],
+)
+def test_spellings_of_one_text_are_folded_together(written, folded):
+    assert fold(written) == folded
+
+
+def test_traditional_and_simplified_text_have_the_same_terms():
+    assert analyze("資料庫備份與恢復") == analyze("资料库备份与恢复")
+
+
+@pytest.mark.parametrize(
+    "name", ["glm-4-9b", "kb-2024-001", "tidb_ddl_version", "192.168.88.1", "a.b@example.com", "gb/t19001-2016"]
+)
+def test_a_name_is_one_term_and_its_parts_are_terms_too(name):
+    words = analyze(f"参见{name.upper()}的说明").words
+    assert name in words
+    assert {part for part in ("glm", "kb", "tidb", "192.168", "example", "2016") if part in name} <= set(words)
+
+
+def test_thousands_are_written_without_commas_but_lists_keep_theirs():
+    assert "3076.1" in analyze("合计3,076.1万元").words
+    assert {"1", "2", "3"} <= set(analyze("第1,2,3条").words)
+
+
+def test_bigrams_do_not_run_across_punctuation_or_latin():
+    assert analyze("年假，报销GLM手册").bigrams == ["年假", "报销", "手册"]
+
+
+def test_a_single_character_is_still_a_bigram_term():
+    assert analyze("税").bigrams == ["税"]
+
+
+def test_japanese_and_korean_have_bigrams():
+    assert analyze("データ").bigrams == ["デー", "ータ"]
+    assert analyze("한국어").bigrams == ["한국", "국어"]
+
+
+def test_a_question_loses_its_stop_words_and_repetitions():
+    terms = question_terms("请问年假是什么？年假有多少天？")
+    assert "年假" in "".join(terms.words)
+    assert "什么" not in terms.words
+    assert "什么" not in terms.bigrams
+    assert len(terms.words) == len(set(terms.words))
+
+
+def test_a_question_of_stop_words_alone_keeps_them():
+    assert question_terms("是什么").words == ["是", "什么"]
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "？！。", "\x00\ufffd", "😀🎉"])
+def test_text_without_words_has_no_terms_and_does_not_fail(text):
+    terms = analyze(text)
+    assert terms.words == []
+    assert terms.bigrams == []

@@ -1,0 +1,222 @@
+"""scan and plan decide; Ingestion acts. The command line on top of them has tests of its own."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from kbqa.build import Installation
+from kbqa.config import Config, Home, SplitterConfig
+from kbqa.errors import ConfigError, IndexMismatch
+from kbqa.ingest import Found, copy_in, plan, scan
+from kbqa.store import Store, StoredDocument, verify
+from kbqa.types import Block, Document
+
+
+def stored(source, *, size=1, mtime_ns=1, status="indexed", origin="folder", kind=""):
+    return StoredDocument(
+        source=source,
+        title=source,
+        digest="d",
+        size=size,
+        mtime_ns=mtime_ns,
+        origin=origin,
+        reader="txt",
+        status=status,
+        error="坏了" if status == "failed" else "",
+        error_kind=kind,
+        pages=None,
+        tables=0,
+        chunks=1,
+        warnings=(),
+        metadata={},
+        seconds=0.0,
+        added_at=time.time(),
+        updated_at=time.time(),
+    )
+
+
+def planned(indexed, found, **options):
+    options = {"scope": lambda source: True, "retry": False} | options
+    return plan({document.source: document for document in indexed}, found, **options)
+
+
+def file(size=1, mtime_ns=1, problem=""):
+    return Found(Path("x"), size, mtime_ns, problem)
+
+
+def test_the_plan_adds_updates_and_removes():
+    todo = planned(
+        [stored("旧.txt"), stored("改.txt"), stored("走.txt")],
+        {"旧.txt": file(), "改.txt": file(size=2), "新.txt": file()},
+    )
+    assert todo.read == ("改.txt", "新.txt")
+    assert todo.remove == ("走.txt",)
+    assert todo.unchanged == ("旧.txt",)
+
+
+def test_what_a_program_pushed_is_never_removed_by_mirroring():
+    assert planned([stored("推送", origin="api")], {}).remove == ()
+
+
+def test_what_lies_outside_the_scope_stays():
+    todo = planned([stored("甲/一.txt"), stored("乙/二.txt")], {}, scope=lambda source: source.startswith("甲/"))
+    assert todo.remove == ("甲/一.txt",)
+
+
+def test_a_failure_is_remembered_until_the_file_or_the_installation_may_have_changed():
+    broken = stored("坏.pdf", status="failed", kind="corrupt")
+    scan_without_ocr = stored("扫描.pdf", status="failed", kind="needs-ocr")
+    todo = planned([broken, scan_without_ocr], {"坏.pdf": file(), "扫描.pdf": file()})
+    assert todo.failed == ("坏.pdf",)
+    assert todo.read == ("扫描.pdf",)
+    assert planned([broken], {"坏.pdf": file()}, retry=True).read == ("坏.pdf",)
+
+
+def test_a_file_that_became_unusable_no_longer_answers():
+    todo = planned([stored("链接.txt")], {"链接.txt": file(problem="它指向别处")})
+    assert todo.skip == ("链接.txt",)
+    assert todo.remove == ("链接.txt",)
+
+
+def test_a_file_changed_just_before_it_was_taken_in_is_looked_at_again():
+    now = time.time_ns()
+    assert planned([stored("新.txt", mtime_ns=now)], {"新.txt": file(mtime_ns=now)}).read == ("新.txt",)
+
+
+# --- scan ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "knowledge" / "库"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_scan_finds_files_in_folders_and_leaves_out_what_is_no_document(folder):
+    (folder / "部门 一").mkdir()
+    (folder / "部门 一" / "制度😀.txt").write_text("年假十天")
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "~$制度.docx").write_bytes(b"x")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "说明.md").write_text("x")
+    assert sorted(scan(folder)) == ["部门 一/制度😀.txt"]
+
+
+def test_a_link_out_of_the_folder_is_a_problem_and_one_inside_is_a_file(folder, tmp_path):
+    (tmp_path / "秘密.txt").write_text("口令")
+    (folder / "外.txt").symlink_to(tmp_path / "秘密.txt")
+    (folder / "里.txt").write_text("年假")
+    (folder / "也里.txt").symlink_to(folder / "里.txt")
+    found = scan(folder)
+    assert "leads out" in found["外.txt"].problem
+    assert found["也里.txt"].problem == ""
+
+
+@pytest.mark.parametrize("path", ["../别处.txt", "..", "/etc/passwd"])
+def test_paths_out_of_the_folder_are_refused(folder, path):
+    with pytest.raises(ConfigError, match="not inside"):
+        scan(folder, [folder / path])
+
+
+def test_a_missing_folder_is_an_error_and_not_an_empty_one(tmp_path):
+    with pytest.raises(ConfigError, match="no folder"):
+        scan(tmp_path / "没有")
+
+
+# --- the whole way ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installation(tmp_path, folder):
+    return Installation(Home(tmp_path), Config())
+
+
+def statuses(report):
+    return {file.source: file.status for file in report.files}
+
+
+def sources(installation, question):
+    with installation.open("库") as base:
+        return [hit.chunk.source for hit in base.search(question).hits]
+
+
+def settle(folder):
+    """Make all files old enough not to be taken for files that may still be changing."""
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - 60, time.time() - 60))
+
+
+def test_a_folder_is_mirrored(installation, folder):
+    (folder / "年假.txt").write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    (folder / "报销.md").write_text("# 差旅\n\n住宿费每天四百二十元。", encoding="gb18030")
+    (folder / "坏.pdf").write_bytes(b"not a pdf at all" * 100)
+    settle(folder)
+    first = installation.ingest("库")
+    assert statuses(first) == {"年假.txt": "added", "报销.md": "added", "坏.pdf": "failed"}
+    assert next(f for f in first.files if f.source == "坏.pdf").error
+    assert sources(installation, "住宿费每天多少？")[0] == "报销.md"
+    assert statuses(installation.ingest("库")) == {"年假.txt": "unchanged", "报销.md": "unchanged", "坏.pdf": "failed"}
+
+    (folder / "年假.txt").write_text("员工每年享有十五天带薪年假。", encoding="utf-8")
+    (folder / "报销.md").unlink()
+    assert statuses(installation.ingest("库")) == {"年假.txt": "updated", "报销.md": "removed", "坏.pdf": "failed"}
+    with installation.open("库") as base:
+        assert "十五天" in base.search("带薪年假几天").hits[0].chunk.text
+    assert sources(installation, "住宿费每天多少") in ([], ["年假.txt"])
+    assert verify(installation.home.base("库")).findings == ()
+
+
+def test_identical_text_under_two_names_is_embedded_once(installation, folder):
+    for name in ("甲.txt", "乙.txt"):
+        (folder / name).write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    installation.ingest("库")
+    with installation.store("库") as store:
+        assert store.counts().chunks == 2
+        assert store.counts().vectors == 1
+
+
+def test_a_touched_file_is_unchanged(installation, folder):
+    (folder / "年假.txt").write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    installation.ingest("库")
+    settle(folder)
+    assert statuses(installation.ingest("库")) == {"年假.txt": "unchanged"}
+
+
+def test_only_the_named_paths_are_taken_in(installation, folder):
+    for name in ("甲.txt", "乙.txt"):
+        (folder / name).write_text(f"{name}说明", encoding="utf-8")
+    assert statuses(installation.ingest("库", [folder / "甲.txt"])) == {"甲.txt": "added"}
+    (folder / "甲.txt").unlink()
+    assert statuses(installation.ingest("库", [folder / "甲.txt"])) == {"甲.txt": "removed"}
+
+
+def test_pushed_documents_survive_mirroring_and_rebuilding(installation, folder, tmp_path):
+    (folder / "年假.txt").write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    installation.ingest("库")
+    pushed = Document("接口/公告", "公告", (Block("text", "周五停电检修。"),), "0" * 64, "api")
+    installation.add_documents("库", [pushed])
+    installation.ingest("库")
+    assert sources(installation, "哪天停电检修？")[0] == "接口/公告"
+
+    other = Installation(Home(tmp_path), Config(splitter=SplitterConfig(size=100, overlap=10)))
+    with pytest.raises(IndexMismatch, match="--rebuild"):
+        other.ingest("库")
+    assert sources(other, "哪天停电检修？")[0] == "接口/公告"
+    report = other.ingest("库", rebuild=True)
+    assert statuses(report)["年假.txt"] == "added"
+    assert sources(other, "哪天停电检修？")[0] == "接口/公告"
+    with Store.open(other.home.base("库")) as store:
+        assert store.passport.splitter == other.splitter.fingerprint
+
+
+def test_a_copied_file_never_replaces_another_one_unasked(folder, tmp_path):
+    (tmp_path / "制度.txt").write_text("新的")
+    (folder / "制度.txt").write_text("旧的")
+    with pytest.raises(ConfigError, match="--replace"):
+        copy_in([tmp_path / "制度.txt"], folder)
+    assert (folder / "制度.txt").read_text() == "旧的"
+    copy_in([tmp_path / "制度.txt"], folder, replace_existing=True)
+    assert (folder / "制度.txt").read_text() == "新的"
