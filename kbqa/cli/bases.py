@@ -1,0 +1,243 @@
+"""kbqa kb: the knowledge bases that there are, and what can be done to one as a whole."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kbqa.cli.common import Group, Session, base_name, known_names, pass_session
+from kbqa.cli.ingesting import print_report
+from kbqa.cli.screen import complain, print_json, say, shown, table
+from kbqa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kbqa.build import Installation
+    from kbqa.store import StoredDocument
+
+__all__ = ["bases"]
+
+name_argument = click.argument("name", type=base_name, shell_complete=known_names)
+
+
+@click.group("kb", cls=Group)
+def bases() -> None:
+    """Knowledge bases: list, show, verify, back up, restore, delete."""
+
+
+@bases.command("list")
+@pass_session
+def list_bases(session: Session) -> None:
+    """List the bases, also those that are not built yet."""
+    installation = session.installation()
+    built = installation.bases()
+    waiting = sorted(set(_folders(installation)) - set(built))
+    rows = [_summary(installation, name) for name in built]
+    rows += [{"name": name, "built": False, "documents": 0, "failed": 0, "chunks": 0, "bytes": 0} for name in waiting]
+    if session.json:
+        print_json({"bases": rows})
+    elif not rows:
+        say("there are none; `kbqa init` makes the folders")
+    else:
+        table(("name", "documents", "failed", "passages", "size", ""), [_row(row) for row in rows])
+
+
+def _folders(installation: Installation) -> list[str]:
+    folder = installation.home.knowledge
+    if not folder.is_dir():
+        return []
+    return [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _summary(installation: Installation, name: str) -> dict[str, Any]:
+    with installation.store(name) as store:
+        counts = store.counts()
+    return {
+        "name": name,
+        "built": True,
+        "documents": counts.documents,
+        "failed": counts.failed,
+        "chunks": counts.chunks,
+        "bytes": counts.bytes,
+    }
+
+
+def _row(row: dict[str, Any]) -> tuple[object, ...]:
+    note = "" if row["built"] else f"not built: kbqa ingest --kb {row['name']}"
+    return row["name"], row["documents"], row["failed"], row["chunks"], _size(row["bytes"]), note
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+@bases.command()
+@name_argument
+@pass_session
+def show(session: Session, name: str) -> None:
+    """Show what NAME holds and what it was built with."""
+    installation = session.installation()
+    name = installation.name(name)
+    summary = _summary(installation, name)
+    with installation.store(name) as store:
+        passport = asdict(store.passport)
+    folders = {
+        "knowledge": str(installation.home.documents(name)),
+        "vectorstore": str(installation.home.base(name)),
+    }
+    if session.json:
+        print_json({**summary, **folders, "passport": passport})
+        return
+    summary["size"] = _size(summary.pop("bytes"))
+    summary.pop("built")
+    for key, value in {**summary, **folders, **passport}.items():
+        say(f"{key + ':':22} {shown(str(value))}")
+
+
+@bases.command()
+@name_argument
+@pass_session
+def documents(session: Session, name: str) -> None:
+    """List the documents of NAME and why some failed."""
+    with session.installation().store(name) as store:
+        stored = sorted(store.documents(), key=lambda document: (document.status != "failed", document.source))
+    if session.json:
+        print_json({"documents": [_document_fields(document) for document in stored]})
+    else:
+        table(("status", "document", "passages", "pages", "taken in", "error"), [_document_row(d) for d in stored])
+
+
+def _document_fields(document: StoredDocument) -> dict[str, Any]:
+    return {
+        "source": document.source,
+        "title": document.title,
+        "status": document.status,
+        "origin": document.origin,
+        "reader": document.reader,
+        "chunks": document.chunks,
+        "pages": document.pages,
+        "tables": document.tables,
+        "bytes": document.size,
+        "error": document.error,
+        "error_kind": document.error_kind,
+        "warnings": list(document.warnings),
+        "updated_at": _time(document.updated_at),
+    }
+
+
+def _document_row(document: StoredDocument) -> tuple[object, ...]:
+    error = document.error.removeprefix(f"{document.source}: ")
+    pages, taken_in = document.pages, _time(document.updated_at)
+    return document.status, document.source, document.chunks, pages, taken_in, error
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+@bases.command()
+@name_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_session
+def delete(session: Session, name: str, yes: bool) -> None:
+    """Delete NAME. The documents in knowledge/ stay."""
+    from kbqa.store import delete as delete_base
+
+    installation = session.installation()
+    name = installation.name(name)
+    with installation.store(name) as store:
+        counts = store.counts()
+        pushed = len(list(store.api_documents()))
+    if not yes:
+        if not sys.stdin.isatty() or session.json:
+            raise ConfigError(f"add --yes to delete {name} without being asked")
+        lost = f", {pushed} of them pushed by a program and nowhere else" if pushed else ""
+        click.confirm(f"Delete {shown(name)} ({counts.documents} documents{lost})?", abort=True, err=True)
+    delete_base(installation.home.base(name))
+    kept = installation.home.documents(name)
+    if session.json:
+        print_json({"deleted": name, "kept": str(kept) if kept.is_dir() else None})
+    else:
+        say(f"deleted {shown(name)}" + (f"; the documents in {shown(str(kept))} stay" if kept.is_dir() else ""))
+
+
+@bases.command()
+@name_argument
+@click.option("--no-mend", is_flag=True, help="Only look: leave damaged indexes as they are.")
+@pass_session
+def verify(session: Session, name: str, no_mend: bool) -> None:
+    """Check every part of NAME and mend what can be mended."""
+    from kbqa.store import verify as verify_base
+
+    installation = session.installation()
+    name = installation.name(name)
+    report = verify_base(installation.home.base(name), mend=not no_mend)
+    if session.json:
+        print_json({"name": name, "ok": report.ok, "findings": list(report.findings)})
+    else:
+        for finding in report.findings:
+            say(shown(finding))
+        say(f"{shown(name)} is sound" if report.ok else f"{shown(name)} is damaged", fg="green" if report.ok else "red")
+    click.get_current_context().exit(0 if report.ok else 1)
+
+
+@bases.command()
+@name_argument
+@click.argument("file", type=click.Path(path_type=Path))
+@pass_session
+def backup(session: Session, name: str, file: Path) -> None:
+    """Write NAME into one FILE, while it goes on answering."""
+    from kbqa.store import backup as back_up
+
+    installation = session.installation()
+    name = installation.name(name)
+    back_up(installation.home.base(name), file)
+    size = file.stat().st_size
+    if session.json:
+        print_json({"name": name, "file": str(file), "bytes": size})
+    else:
+        say(f"{shown(name)} is in {shown(str(file))} ({_size(size)}); the files in knowledge/ are not part of it")
+
+
+@bases.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--kb", "name", metavar="NAME", type=base_name, help="Else the FILE's name.")
+@click.option("--replace", is_flag=True, help="Take the place of a base of that name.")
+@pass_session
+def restore(session: Session, file: Path, name: str | None, replace: bool) -> None:
+    """Make a base from a FILE that `kbqa kb backup` wrote."""
+    from kbqa.store import restore as restore_base
+
+    installation = session.installation()
+    name = installation.name(name or file.name.split(".")[0])
+    restore_base(file, installation.home.base(name), replace=replace)
+    summary = _summary(installation, name)
+    if session.json:
+        print_json(summary)
+    else:
+        say(f"{shown(name)} is back: {summary['documents']} documents, {summary['chunks']} passages")
+
+
+@bases.command("import-langchain")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--kb", "name", metavar="NAME", required=True, type=base_name)
+@pass_session
+def import_langchain(session: Session, folder: Path, name: str) -> None:
+    """Take in a FAISS index that LangChain saved.
+
+    FOLDER holds index.faiss and index.pkl, which is read without running anything in it.
+    """
+    from kbqa.bridge import import_langchain as read_index
+
+    report = session.installation().add_documents(name, read_index(folder))
+    if not session.json and not report.files:
+        complain(f"there are no texts in {shown(str(folder))}")
+    print_report(report, session.json)

@@ -1,0 +1,218 @@
+"""Documents go in: ingest mirrors a folder, add copies files into it first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kbqa.cli.common import Command, Session, kb_option, pass_session
+from kbqa.cli.screen import complain, is_terminal, print_json, say, shown, table
+from kbqa.errors import ConfigError, KnowledgeBaseBusy
+from kbqa.types import FileReport, FileStatus, IngestReport
+
+if TYPE_CHECKING:
+    from kbqa.build import Installation
+    from kbqa.ingest import Plan
+
+__all__ = ["add", "ingest", "print_report"]
+
+SOME_FAILED = 3
+STATUSES: tuple[FileStatus, ...] = ("added", "updated", "unchanged", "removed", "failed", "skipped")
+COLOURS = {"added": "green", "updated": "green", "removed": "yellow", "failed": "red", "skipped": "yellow"}
+MOST_ROWS = 50  # of a table after ingestion
+POLL_SECONDS = 1.0
+
+
+@click.command(cls=Command)
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@kb_option()
+@click.option("--rebuild", is_flag=True, help="Build the base anew beside the old one, which answers until then.")
+@click.option("--watch", is_flag=True, help="Go on and take in every change, until Ctrl-C.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes that read files; else knowledge.workers.")
+@pass_session
+def ingest(
+    session: Session, paths: tuple[Path, ...], kb: str | None, rebuild: bool, watch: bool, workers: int | None
+) -> None:
+    """Take in the documents of knowledge/NAME/.
+
+    New and changed files are read, vanished ones removed, the rest is left alone.
+
+    With PATHs only those, which must lie in that folder. Exit code 3: some files failed, the others went in.
+    """
+    if watch and rebuild:
+        raise click.UsageError("--watch and --rebuild do not go together; rebuild first, then watch")
+    installation = session.installation(workers)
+    name = installation.name(kb)
+    chosen = [_located(path, installation.home.documents(name)) for path in paths] or None
+    before = _snapshot(installation, name, chosen) if watch else None
+    report = _run(session, installation, name, chosen, rebuild)
+    if chosen and not report.files:
+        raise ConfigError(f"there is nothing to take in at {', '.join(map(str, chosen))}")
+    if watch:
+        _watch(session, installation, name, chosen, before)
+    _exit(report)
+
+
+def _located(path: Path, documents: Path) -> Path:
+    """The path as the shell sees it; or, where nothing is there, the document of that name."""
+    inside = documents / path
+    return inside if not path.exists() and inside.exists() else path
+
+
+@click.command(cls=Command)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@kb_option(required=True)
+@click.option("--replace", is_flag=True, help="Overwrite files of the same name.")
+@pass_session
+def add(session: Session, files: tuple[Path, ...], kb: str, replace: bool) -> None:
+    """Copy FILEs into knowledge/NAME/ and take them in."""
+    from kbqa.ingest import copy_in
+
+    installation = session.installation()
+    name = installation.name(kb)
+    copies = copy_in(files, installation.home.documents(name), replace_existing=replace)
+    _exit(_run(session, installation, name, copies))
+
+
+def _run(
+    session: Session, installation: Installation, name: str, paths: Sequence[Path] | None, rebuild: bool = False
+) -> IngestReport:
+    with _progress(session.json) as (on_plan, on_file):
+        report = installation.ingest(name, paths, rebuild=rebuild, on_plan=on_plan, on_file=on_file)
+    print_report(report, session.json)
+    return report
+
+
+def _exit(report: IngestReport) -> None:
+    if report.count("failed"):
+        click.get_current_context().exit(SOME_FAILED)
+
+
+# --- while it runs ---------------------------------------------------------------------------------------------------
+
+OnPlan = Callable[["Plan"], None]
+OnFile = Callable[[FileReport], None]
+
+
+@contextmanager
+def _progress(json: bool) -> Iterator[tuple[OnPlan, OnFile]]:
+    """What to call with the plan and with each file that is done: a bar, or a line a file."""
+    if json:
+        yield lambda plan: None, lambda file: print_json(file_fields(file))
+    elif not is_terminal():
+        yield lambda plan: None, _print_file
+    else:
+        with _bar() as calls:
+            yield calls
+
+
+@contextmanager
+def _bar() -> Iterator[tuple[OnPlan, OnFile]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    file_column = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), file_column)
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("looking", total=None)
+        awaited: set[str] = set()
+
+        def on_plan(plan: Plan) -> None:
+            awaited.update(plan.read)
+            progress.update(task, total=len(awaited), description="reading")
+
+        def on_file(file: FileReport) -> None:
+            progress.update(task, advance=int(file.source in awaited), description=shown(file.source))
+
+        yield on_plan, on_file
+
+
+def _print_file(file: FileReport) -> None:
+    """One line a file: status, source and reason, separated by tabs. What did not change is only counted."""
+    if file.status != "unchanged":
+        say("\t".join(filter(None, (file.status, shown(file.source), _reason(file)))))
+
+
+def _reason(file: FileReport) -> str:
+    """The error without the file's name, which stands beside it."""
+    return shown(file.error.removeprefix(f"{file.source}: "))
+
+
+# --- what came of it -------------------------------------------------------------------------------------------------
+
+
+def file_fields(file: FileReport) -> dict[str, Any]:
+    return {
+        "source": file.source,
+        "status": file.status,
+        "reader": file.reader,
+        "chunks": file.chunks,
+        "pages": file.pages,
+        "error": file.error,
+        "seconds": file.seconds,
+    }
+
+
+def print_report(report: IngestReport, json: bool) -> None:
+    """The summary; on a terminal also what failed, was skipped or was not read whole, with the reasons."""
+    counts = {status: report.count(status) for status in STATUSES}
+    if json:
+        print_json({"summary": {**counts, "chunks": report.chunks, "seconds": round(report.seconds, 3)}})
+        return
+    if is_terminal():
+        left_out = [file for file in report.files if file.status in ("failed", "skipped")]
+        _print_some(("", "file", "why"), [(file.status, file.source, _reason(file)) for file in left_out])
+        taken_in = [file for file in report.files if file.status in ("added", "updated")]
+        partly = [(file.source, warning) for file in taken_in for warning in file.warnings]
+        _print_some(("taken in, but not whole", "what is missing"), partly)
+    for status, count in counts.items():
+        if count:
+            say(f"{status} {count}  ", end="", fg=COLOURS.get(status))
+    say(f"({report.chunks} passages, {report.seconds:.1f} s)" if report.files else "there is nothing to take in")
+
+
+def _print_some(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    if rows:
+        table(columns, rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        say(f"… and {len(rows) - MOST_ROWS} more; `kbqa kb documents NAME` lists them all\n")
+
+
+# --- watching --------------------------------------------------------------------------------------------------------
+
+Snapshot = dict[str, tuple[int, int]]  # source -> size, mtime_ns
+
+
+def _watch(
+    session: Session, installation: Installation, name: str, paths: Sequence[Path] | None, taken_in: Snapshot | None
+) -> None:
+    """Mirror again whenever something has changed and then stood still for one look; ends with Ctrl-C.
+
+    Looking every second is portable and cheap; notices of the system do not come from file systems on the network.
+    """
+    complain(f"watching {shown(str(installation.home.documents(name)))}; Ctrl-C ends it")
+    before = taken_in
+    while True:
+        time.sleep(POLL_SECONDS)
+        now = _snapshot(installation, name, paths)
+        if now is not None and now == before and now != taken_in:
+            try:
+                _run(session, installation, name, paths)
+                taken_in = now
+            except KnowledgeBaseBusy as error:  # the other writer will finish
+                complain(f"{shown(str(error))}; trying again")
+        before = now
+
+
+def _snapshot(installation: Installation, name: str, paths: Sequence[Path] | None) -> Snapshot | None:
+    """None when the folder is not there: unmounted perhaps, and no reason to forget its documents."""
+    from kbqa.ingest import scan
+
+    folder = installation.home.documents(name)
+    if not folder.is_dir():
+        return None
+    return {source: (file.size, file.mtime_ns) for source, file in scan(folder, paths).items()}

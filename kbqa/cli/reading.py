@@ -1,0 +1,46 @@
+"""kbqa read: what ingestion would see of one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kbqa.cli.common import Command, Session, pass_session
+from kbqa.cli.screen import complain, print_json, say, shown
+
+__all__ = ["read"]
+
+
+@click.command(cls=Command)
+@click.argument("file", type=click.Path(path_type=Path))
+@pass_session
+def read(session: Session, file: Path) -> None:
+    """Show what ingestion would see of FILE. Nothing is stored."""
+    from kbqa.config import load_config
+    from kbqa.readers import ReadOptions
+    from kbqa.readers.sandbox import read_one
+
+    limits = load_config(session.home).knowledge
+    options = ReadOptions(max_bytes=limits.max_file_mb * 2**20, ocr=limits.ocr)
+    document = read_one(file, limits.seconds_per_file, limits.memory_mb, options)
+    if session.json:
+        print_json(
+            {
+                "source": document.source,
+                "reader": document.reader,
+                "title": document.title,
+                "pages": document.pages,
+                "tables": document.tables,
+                "text": document.text,
+                "warnings": list(document.warnings),
+            }
+        )
+        return
+    pages = "" if document.pages is None else f", {document.pages} pages"
+    complain(
+        f"{shown(document.source)}: {document.reader}{pages}, {document.tables} tables, {len(document.text)} characters"
+    )
+    for warning in document.warnings:
+        complain(f"not read: {shown(warning)}", fg="yellow")
+    say(shown(document.text, lines=True))
