@@ -78,9 +78,11 @@ def _find_header(rows: Sequence[Row]) -> int | None:
 
 
 def _years(cells: Sequence[str]) -> bool:
-    """Years and months make headers too: 项目 | 2021 | 2022 | 2023."""
+    """Years and dates make headers too, 项目 | 2021 | 2022; one full date beside a word is rather a value."""
     figures = [cell.strip() for cell in cells if is_figure(cell)]
-    return not is_figure(cells[0]) and all(re.fullmatch(r"(?:19|20)\d\d(?:-\d\d(?:-\d\d)?)?", cell) for cell in figures)
+    if is_figure(cells[0]) or any(re.fullmatch(r"(?:19|20)\d\d(?:-\d\d(?:-\d\d)?)?", cell) is None for cell in figures):
+        return False
+    return len(figures) > 1 or len(figures[0]) == 4 if figures else True
 
 
 def header_depth(rows: Sequence[Row]) -> int:

@@ -10,10 +10,9 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from posixpath import join, normpath
-from xml.etree import ElementTree
 
 from kbqa.errors import DocumentError
+from kbqa.readers.markup import attribute, name, parse, relations
 
 __all__ = ["SheetFacts", "inspect"]
 
@@ -23,7 +22,6 @@ _REFERENCE = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')
 _STYLE = re.compile(rb'\bs="(\d+)"')
 _VALUE = re.compile(rb"<(?:\w+:)?(?:v|t)(?:\s[^>]*)?>[^<]")
 _FORMULA = re.compile(rb"<(?:\w+:)?f[\s>/]")
-_RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _BUILT_IN_PERCENT = {9: 0, 10: 2}
 
 
@@ -36,27 +34,17 @@ class SheetFacts:
 def inspect(container: zipfile.ZipFile) -> dict[str, SheetFacts]:
     """Facts of each sheet by its name. Raises DocumentError for a sheet too sparse to be laid out."""
     styles = _percent_styles(container)
-    return {name: _sheet(name, container.read(path), styles) for name, path in _sheets(container).items()}
-
-
-def _local(element: ElementTree.Element) -> str:
-    return element.tag.rsplit("}", 1)[-1]
+    return {title: _sheet(title, container.read(part), styles) for title, part in _sheets(container).items()}
 
 
 def _sheets(container: zipfile.ZipFile) -> dict[str, str]:
-    members = set(container.namelist())
-    if not {"xl/workbook.xml", "xl/_rels/workbook.xml.rels"} <= members:
+    """The part that holds each sheet, by the sheet's name."""
+    if "xl/workbook.xml" not in container.namelist():
         return {}
-    relations = ElementTree.fromstring(container.read("xl/_rels/workbook.xml.rels"))
-    targets = {relation.get("Id"): relation.get("Target", "") for relation in relations}
-    found = {}
-    for element in ElementTree.fromstring(container.read("xl/workbook.xml")).iter():
-        if _local(element) == "sheet":
-            target = targets.get(element.get(_RELATION), "")
-            path = target.lstrip("/") if target.startswith("/") else normpath(join("xl", target))
-            if path in members:
-                found[element.get("name", "")] = path
-    return found
+    parts = relations(container, "xl/workbook.xml")
+    sheets = (element for element in parse(container.read("xl/workbook.xml")).iter() if name(element) == "sheet")
+    named = {sheet.get("name", ""): attribute(sheet, "id") for sheet in sheets}
+    return {title: parts[part].target for title, part in named.items() if part in parts}
 
 
 def _percent_styles(container: zipfile.ZipFile) -> dict[int, int]:
@@ -65,14 +53,14 @@ def _percent_styles(container: zipfile.ZipFile) -> dict[int, int]:
         return {}
     formats = dict(_BUILT_IN_PERCENT)
     styles: dict[int, int] = {}
-    for part in ElementTree.fromstring(container.read("xl/styles.xml")):
-        if _local(part) == "numFmts":
+    for part in parse(container.read("xl/styles.xml")):
+        if name(part) == "numFmts":
             for element in part:
                 code = re.sub(r'"[^"]*"|\\.|\[[^\]]*\]', "", element.get("formatCode", "")).split(";")[0]
                 if "%" in code:
                     decimals = re.search(r"\.([0#?]+)", code)
                     formats[int(element.get("numFmtId", "0"))] = len(decimals.group(1)) if decimals else 0
-        elif _local(part) == "cellXfs":
+        elif name(part) == "cellXfs":
             for index, element in enumerate(part):
                 number = int(element.get("numFmtId", "0"))
                 if number in formats:
@@ -80,7 +68,7 @@ def _percent_styles(container: zipfile.ZipFile) -> dict[int, int]:
     return styles
 
 
-def _sheet(name: str, markup: bytes, styles: Mapping[int, int]) -> SheetFacts:
+def _sheet(title: str, markup: bytes, styles: Mapping[int, int]) -> SheetFacts:
     rows: set[int] = set()
     columns: set[bytes] = set()
     percents: dict[tuple[int, int], int] = {}
@@ -102,7 +90,7 @@ def _sheet(name: str, markup: bytes, styles: Mapping[int, int]) -> SheetFacts:
         height, width = max(rows) - min(rows) + 1, max(numbers) - min(numbers) + 1
         if height * width > _MAX_CELLS:
             raise DocumentError(
-                f"its sheet {name!r} spans {height:,} rows and {width:,} columns, most of them empty; "
+                f"its sheet {title!r} spans {height:,} rows and {width:,} columns, most of them empty; "
                 "delete the stray cells far from the table",
                 kind="too-large",
             )
