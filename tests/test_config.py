@@ -1,0 +1,192 @@
+"""config.yaml and the environment become a Config, or an error that says what to change."""
+
+import re
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from kbqa.config import Config, Home, check_name, find_home, load_config
+from kbqa.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+TEMPLATE = (files("kbqa") / "data" / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text, environ=None):
+        (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+        return load_config(Home(tmp_path), environ or {})
+
+    return load
+
+
+# --- what ships ------------------------------------------------------------------------------------------------------
+
+
+def test_the_template_says_nothing_but_the_defaults(load):
+    assert load(TEMPLATE) == Config()
+
+
+def test_the_projects_own_config_is_the_template_with_the_samples_as_its_default_base():
+    own = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    assert own == TEMPLATE.replace("default: default", "default: samples", 1)
+    assert load_config(Home(ROOT), {}).knowledge.default == "samples"
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [(section.name, f.name) for section in fields(Config) for f in fields(getattr(Config(), section.name))],
+)
+def test_the_template_mentions_every_setting(section, key):
+    body = re.split(r"^(\w+):$", TEMPLATE, flags=re.MULTILINE)
+    text = body[body.index(section) + 1]
+    assert re.search(rf"^  (?:# )?{key}: ", text, re.MULTILINE), f"{section}.{key} is not in kbqa/data/config.yaml"
+
+
+@pytest.mark.parametrize("kind", ["sentence-transformers", "openai", "langchain"])
+def test_an_alternative_in_the_template_works_once_its_comment_signs_are_gone(load, kind):
+    section = TEMPLATE.partition("embedder:\n")[2].partition("\n\n")[0]
+    block = next(block for block in section.split("\n  #\n") if f"# kind: {kind} " in block)
+    settings = re.sub("^  # ", "  ", block, flags=re.MULTILINE)
+    assert load("embedder:\n" + settings).embedder.kind == kind
+
+
+# --- defaults and overrides ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "retrieval:\n", "\ufeffretrieval: {k: 5}"])
+def test_what_is_not_said_is_the_default(load, text):
+    assert load(text) == Config()
+
+
+def test_no_file_is_a_working_configuration(tmp_path):
+    assert load_config(Home(tmp_path), {}) == Config()
+
+
+def test_the_environment_overrides_the_file(load):
+    environ = {
+        "KBQA_RETRIEVAL__MIN_CONFIDENCE": "0.25",
+        "KBQA_KNOWLEDGE__DEFAULT": "制度",
+        "KBQA_KNOWLEDGE__OCR": "false",
+    }
+    config = load("retrieval: {min_confidence: 0.9, k: 7}", environ)
+    assert (config.retrieval.min_confidence, config.retrieval.k) == (0.25, 7)
+    assert (config.knowledge.default, config.knowledge.ocr) == ("制度", False)
+
+
+def test_variables_without_a_section_are_not_settings(load):
+    assert load("", {"KBQA_HOME": "/anywhere", "KBQA_TESTDATA": "x", "KBQA_DEBUG": "1"}) == Config()
+
+
+def test_a_whole_number_serves_where_a_fraction_is_wanted(load):
+    assert load("retrieval: {min_confidence: 1}").retrieval.min_confidence == 1.0
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("retreival: {k: 3}", ["retreival", "retrieval"]),
+        ("retrieval: {top: 3}", ["retrieval.top", "min_confidence"]),
+        ("embedder: {kind: bert}", ["embedder.kind", "'bert'", "static", "sentence-transformers"]),
+        ("retrieval: {k: many}", ["retrieval.k", "'many'", "whole number"]),
+        ("retrieval: {k: true}", ["retrieval.k", "True", "whole number"]),
+        ("retrieval: {k: 0}", ["retrieval.k", "0", "between 1 and 1000"]),
+        ("retrieval: {min_confidence: 1.5}", ["retrieval.min_confidence", "1.5", "between 0 and 1"]),
+        ("knowledge: {workers: -1}", ["knowledge.workers", "-1", "negative"]),
+        ("knowledge: {ocr: maybe}", ["knowledge.ocr", "'maybe'", "true or false"]),
+        ("knowledge: {default: ../etc}", ["'../etc'", "cannot name a knowledge base"]),
+        ("splitter: {size: 100, overlap: 80}", ["splitter.overlap", "80", "50"]),
+        ("prompt: {template: '{question}'}", ["prompt.template", "{context}"]),
+        ("embedder: {kind: openai}", ["embedder.kind openai", "embedder.base_url"]),
+        ("embedder: {kind: sentence-transformers}", ["embedder.model"]),
+        ("generator: {kind: langchain}", ["generator.import_path"]),
+        ("retrieval: 5", ["retrieval", "section"]),
+        ("- retrieval", ["sections"]),
+        ("retrieval: {k: 3\nprompt:", ["not valid YAML", "line"]),
+    ],
+)
+def test_an_error_names_the_key_the_value_and_what_is_allowed(load, text, words):
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    message = str(caught.value)
+    assert [word for word in words if word not in message] == []
+    assert "\n" not in message
+
+
+def test_a_bad_variable_is_named(load):
+    with pytest.raises(ConfigError, match=r"retrieval\.k is 'viele'"):
+        load("", {"KBQA_RETRIEVAL__K": "viele"})
+    with pytest.raises(ConfigError, match="KBQA_RETRIEVAL__K"):
+        load("", {"KBQA_RETRIEVAL__K": "[1"})
+    with pytest.raises(ConfigError, match="retrieve is not a section"):
+        load("", {"KBQA_RETRIEVE__K": "1"})
+
+
+def test_a_file_that_is_no_text_is_an_error(tmp_path):
+    (tmp_path / "config.yaml").write_bytes("knowledge: {default: 制度}".encode("gb18030"))
+    with pytest.raises(ConfigError, match=r"config\.yaml cannot be read"):
+        load_config(Home(tmp_path), {})
+
+
+# --- names and places ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["default", "制度 2024", "a.b-c_d", "部门１", "é"])
+def test_such_names_are_fit_for_a_base(name):
+    assert check_name(name)
+
+
+def test_a_name_is_the_same_however_its_accents_are_written():
+    assert check_name("e\u0301") == check_name("\u00e9")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "a.",
+        "a ",
+        " a",
+        "-rf",
+        "CON",
+        "nul.txt",
+        "a\nb",
+        "a\0b",
+        "😀",
+        "制" * 50,
+    ],
+)
+def test_such_names_are_not(name):
+    with pytest.raises(ConfigError, match="cannot name a knowledge base"):
+        check_name(name)
+
+
+def test_the_home_folder_is_the_nearest_parent_with_a_config(tmp_path, monkeypatch):
+    monkeypatch.delenv("KBQA_HOME", raising=False)
+    deep = tmp_path / "knowledge" / "制度"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    assert find_home().folder == deep
+    (tmp_path / "config.yaml").touch()
+    assert find_home().folder == tmp_path
+
+
+def test_home_can_be_named_by_option_and_by_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("KBQA_HOME", str(tmp_path))
+    assert find_home().folder == tmp_path
+    (tmp_path / "other").mkdir()
+    assert find_home(tmp_path / "other").folder == tmp_path / "other"
+    with pytest.raises(ConfigError, match="kbqa init"):
+        find_home(tmp_path / "nowhere")
