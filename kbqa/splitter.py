@@ -112,27 +112,36 @@ class Splitter:
 
     def _cut(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         """`(start, end)` in parts of at most `size`, cut at the last comma or white space that fits, else anywhere."""
-        while self.length(text[start:end]) > self.size:
-            reach = self._reach(text, start, end)
+        while (reach := self._reach(text, start, end)) < end:
             ends = [match.end() for match in _CLAUSE_END.finditer(text, start + (reach - start) // 2, reach)]
-            stop = ends[-1] if ends else reach
-            yield start, start + len(text[start:stop].rstrip())
-            start = stop + len(text[stop:end]) - len(text[stop:end].lstrip())
+            stop = last = ends[-1] if ends else reach
+            while last > start and text[last - 1].isspace():
+                last -= 1
+            if start < last:
+                yield start, last
+            start = stop
+            while start < end and text[start].isspace():
+                start += 1
         if start < end:
             yield start, end
 
     def _reach(self, text: str, start: int, end: int) -> int:
-        """The largest offset such that text[start:offset] is within `size`, and at least one character."""
+        """The largest offset such that text[start:offset] is within `size`, and at least one character.
+
+        Looks no further than about twice as far as that, so that a line of many megabytes is no special case.
+        """
         if self.length is len:
             return min(end, start + self.size)
-        low, high = start + 1, end
+        low, high = start + 1, min(end, start + self.size)
+        while high < end and self.length(text[start:high]) <= self.size:
+            low, high = high, min(end, high + (high - start))
         while low < high:
             middle = (low + high + 1) // 2
             if self.length(text[start:middle]) <= self.size:
                 low = middle
             else:
                 high = middle - 1
-        return low
+        return min(low, end)
 
     def _pack(self, atoms: list[_Atom]) -> Iterator[tuple[int, int]]:
         """(first, last) atom of each chunk. Chunks of a section come out about equally long."""
@@ -166,7 +175,7 @@ def _sections(document: Document) -> Iterator[_Section]:
     path: list[tuple[int, str]] = []
     blocks: list[tuple[int, Block]] = []
     offset = 0
-    ahead = [*document.blocks[1:], None]
+    ahead = [*document.blocks, None][1:]
     for block, following in zip(document.blocks, ahead, strict=True):
         if block.kind == "heading":
             if blocks:
