@@ -1,0 +1,93 @@
+"""Where the errors of SQLite and of the file system become ours: one line that names the file and the remedy."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kbqa.errors import KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
+
+__all__ = ["DamagedIndex", "damaged", "is_damage", "storage_errors", "unknown"]
+
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class DamagedIndex(Exception):
+    """A derived index cannot be used as it lies on disk. Never leaves the store: it is rebuilt from the catalogue."""
+
+
+def damaged(path: Path, why: object) -> KnowledgeBaseError:
+    name = path.parent.name
+    return KnowledgeBaseError(
+        f"{path} is damaged: {why}; run `kbqa kb verify {name}`, or restore a backup / `kbqa ingest --rebuild`"
+    )
+
+
+def unknown(folder: Path) -> UnknownKnowledgeBase:
+    return UnknownKnowledgeBase(
+        f"there is no knowledge base {folder.name} in {folder.parent}; `kbqa kb list` shows those there are, "
+        f"`kbqa ingest --kb {folder.name}` builds it"
+    )
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether it says that the file is not what it should be, and not that somebody or something is in the way."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return True
+    return isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such")
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raises KnowledgeBaseError for what SQLite or the file system says about `path`, a file in a base's folder."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _explained(path, error) from error
+    except OSError as error:
+        raise _explained_os(path, error) from error
+
+
+def _explained(path: Path, error: sqlite3.Error) -> KnowledgeBaseError:
+    if is_damage(error):
+        return damaged(path, error)
+    # The low byte is the primary result code; errors of the Python layer itself have none.
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return _full(path)
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return _read_only(path)
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return KnowledgeBaseBusy(f"{path} is locked by another program; try again when it has ended")
+        case sqlite3.SQLITE_CANTOPEN:
+            return KnowledgeBaseError(
+                f"{path} cannot be opened; give this user the right to read and write it and its folder {path.parent}"
+            )
+        case sqlite3.SQLITE_IOERR:
+            return KnowledgeBaseError(f"{path} cannot be read or written ({error}); check the disk and its free space")
+    return KnowledgeBaseError(f"{path}: {error}; run `kbqa kb verify {path.parent.name}`")
+
+
+def _explained_os(path: Path, error: OSError) -> KnowledgeBaseError:
+    path = Path(error.filename) if error.filename else path
+    if error.errno in _FULL:
+        return _full(path)
+    if error.errno in _READ_ONLY:
+        return _read_only(path)
+    return KnowledgeBaseError(f"{path}: {error.strerror or error}; check the folder {path.parent} and its disk")
+
+
+def _full(path: Path) -> KnowledgeBaseError:
+    return KnowledgeBaseError(
+        f"the disk is full: {path} cannot grow; free some space and run the command again, what was there is kept"
+    )
+
+
+def _read_only(path: Path) -> KnowledgeBaseError:
+    return KnowledgeBaseError(
+        f"{path} cannot be written; give this user the right to write it, or mount its file system for writing"
+    )
