@@ -10,7 +10,7 @@ from kbqa.types import CELL_SEPARATOR
 __all__ = ["header_of", "sentence_spans"]
 
 # A sentence ends behind 。！？； and the quotes or brackets that close with it, behind ! and ? unless a Latin letter or
-# digit follows at once, and behind . and ; where white space follows. "3.5", "192.168.88.1" and "/a?id=3" hold together.
+# digit follows at once, and behind . and ; where white space follows. "3.5", "192.168.88.1", "/a?id=3" hold together.
 _END = re.compile(
     r"""(?:[!?]*[。！？；…][。！？；!?…]*|[!?]+(?![!?A-Za-z0-9_/=&%]))[”’」』）)\]"']*|[.;]["')\]”’]*(?=\s)"""
 )

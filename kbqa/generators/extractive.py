@@ -108,7 +108,7 @@ def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]
                     here.share(word), CONTEXT_SHARE * context.share(word), BEFORE_SHARE * before.share(word)
                 )
             score /= mass
-            if any(filler.search(fold(text)) for filler in gaps):
+            if score and any(filler.search(fold(text)) for filler in gaps):
                 score += GAP_BONUS
             if _ONLY_HEADING.fullmatch(text):
                 score *= 0.7
@@ -120,13 +120,16 @@ def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]
 
 
 def _told(row: str, header: str, words: Sequence[str]) -> str:
-    """A table row as 「first cell；column：cell；...」 of the columns that the question names, or of all."""
+    """A table row as 「first cell；column：cell；...」 of the columns that the question names best, or of all."""
     names, cells = header.splitlines()[-1].split(CELL_SEPARATOR), row.split(CELL_SEPARATOR)
     if len(names) != len(cells):
         return row
     columns = list(zip(names, cells, strict=True))
-    asked = [(name, cell) for name, cell in columns[1:] if any(_Words(name).share(word) == 1 for word in words)]
-    if asked:
+    named = [
+        sum(_Words(name).share(word) == 1 for word in words) for name in names[1:]
+    ]  # 「8月」 shares 月 with 「9月」
+    if best := max(named, default=0):
+        asked = [column for column, count in zip(columns[1:], named, strict=True) if count == best]
         return "；".join([cells[0], *(f"{name}：{cell}" for name, cell in asked)])
     return "；".join(f"{name}：{cell}" for name, cell in columns if cell)
 
