@@ -1,20 +1,24 @@
 """A file becomes a Document.
 
-`read` is the one door: it reads the bytes once, finds out what they are, hands them to the module of that family
-and turns whatever goes wrong there into a DocumentError. The families know nothing of each other or of paths.
+`read` is the one door: it reads the bytes once, finds out what they are, hands them to the module of that format
+and turns whatever goes wrong there into a DocumentError. The formats know nothing of each other or of paths.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
-from pathlib import Path
-from typing import cast
+from pathlib import Path, PurePath
+from xml.etree.ElementTree import ParseError
 
 from kbqa.errors import DocumentError
 from kbqa.readers.content import Content, Reader, ReadOptions
-from kbqa.readers.sniff import BY_SUFFIX, detect
+from kbqa.readers.sniff import BY_SUFFIX, TEXTUAL, detect
 from kbqa.types import Document
 
 __all__ = ["SUFFIXES", "ReadOptions", "is_ignored", "read", "read_content", "supports"]
@@ -34,9 +38,9 @@ READERS = {
     "pptx": ("pptx", "read_pptx"),
     "odt": ("odf", "read_odf"),
     "odp": ("odf", "read_odf"),
-    "doc": ("legacy", "read_doc"),
-    "ppt": ("legacy", "read_ppt"),
-    "msg": ("legacy", "read_msg"),
+    "doc": ("doc", "read_doc"),
+    "ppt": ("ppt", "read_ppt"),
+    "msg": ("msg", "read_msg"),
     "xlsx": ("table", "read_workbook"),
     "xlsb": ("table", "read_workbook"),
     "xls": ("table", "read_workbook"),
@@ -95,19 +99,75 @@ def read_content(data: bytes, source: str, options: ReadOptions) -> tuple[str, C
     """The format of `data` and what a reader found in it; `source` gives the suffix and stands in messages."""
     if not data.strip(b"\0 \t\r\n"):
         raise DocumentError(f"{source}: the file is empty", kind="empty")
+    format = ""
     try:
         format = detect(data, source)
-        content = _reader(format)(data, options)
+        content = _reader(format, source)(data, options)
+        return format or "unstructured", _checked(content, format, source, options)
     except DocumentError as error:
         raise DocumentError(f"{source}: {error}", kind=error.kind) from error
+    except Exception as error:  # whatever a parser trips over, this file fails alone
+        raise _translated(error, source, format) from error
+
+
+def _checked(content: Content, format: str, source: str, options: ReadOptions) -> Content:
+    """`content` without blank blocks, with a warning if the file's name lies, and within the limits."""
     blocks = tuple(block for block in content.blocks if block.text.strip())
     if not blocks:
-        raise DocumentError(f"{source}: there is no text in it", kind="empty")
-    return format, replace(content, blocks=blocks)
+        raise DocumentError("there is no text in it", kind="empty")
+    characters = sum(len(block.text) for block in blocks)
+    if characters > options.max_characters:
+        raise DocumentError(
+            f"{characters:,} characters are more than the {options.max_characters:,} allowed", "too-large"
+        )
+    suffix = PurePath(source).suffix
+    named = BY_SUFFIX.get(suffix.lower(), format)
+    if format and named != format and not {named, format} <= TEXTUAL:
+        return replace(content, blocks=blocks, warnings=(f"named {suffix}, but read as {format}", *content.warnings))
+    return replace(content, blocks=blocks)
 
 
-def _reader(format: str) -> Reader:
+def _reader(format: str, source: str) -> Reader:
+    """The function that reads `format`. Mails get the way back to here, for their attachments."""
     if format not in READERS:
-        raise DocumentError("is in no format that kbqa reads", kind="unsupported")
+        return _other_reader(format, source)
     module, function = READERS[format]
-    return cast(Reader, getattr(import_module(f"kbqa.readers.{module}"), function))
+    reader: Callable[..., Content] = getattr(import_module(f"kbqa.readers.{module}"), function)
+    if format in ("eml", "msg"):
+        return partial(reader, read_attachment=_read_attachment)
+    return reader
+
+
+def _read_attachment(data: bytes, name: str, options: ReadOptions) -> Content:
+    return read_content(data, name, options)[1]
+
+
+def _other_reader(format: str, source: str) -> Reader:
+    """The optional package `unstructured`, for formats that are not ours."""
+    suffix = PurePath(source).suffix
+    if BY_SUFFIX.get(suffix.lower()) not in (None, *TEXTUAL) and not format:
+        raise DocumentError(f"is damaged: these bytes are no {suffix} file", kind="corrupt")
+    from kbqa.readers.fallback import is_installed, read_other
+
+    if is_installed():
+        return partial(read_other, name=PurePath(source).name)
+    raise DocumentError(
+        "is in no format that kbqa reads ("
+        + ", ".join(sorted(READERS))
+        + "); pip install 'kbqa[unstructured]' adds some, an archive must be unpacked first",
+        kind="unsupported",
+    )
+
+
+def _translated(error: Exception, source: str, format: str) -> DocumentError:
+    """What a library's exception means to the owner of the file, in one line."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, MemoryError):
+        return DocumentError(f"{source}: there is not enough memory to read it", kind="memory")
+    if isinstance(error, RecursionError):
+        return DocumentError(f"{source}: its parts are nested too deeply", kind="malformed")
+    if isinstance(error, ImportError):
+        return DocumentError(f"{source}: a package needed to read it is missing: {reason}", kind="missing-extra")
+    if isinstance(error, (zipfile.BadZipFile, ParseError, struct.error, EOFError, KeyError)):
+        return DocumentError(f"{source}: is damaged: {reason}", kind="corrupt")
+    return DocumentError(f"{source}: cannot be read as {format or 'any format'}: {reason}", kind="malformed")

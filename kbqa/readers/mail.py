@@ -1,0 +1,142 @@
+"""Mail messages (.eml): who wrote what to whom and when, the text, and the attachments that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from email import message_from_bytes, policy
+from email.header import decode_header, make_header
+from email.message import Message
+from email.utils import parsedate_to_datetime
+
+from kbqa.errors import DocumentError
+from kbqa.readers.content import Content, ReadOptions, clean, heading_block, one_line, text_block
+from kbqa.readers.encoding import decode
+from kbqa.readers.html import html_content
+from kbqa.types import Block
+
+__all__ = ["ReadAttachment", "read_eml"]
+
+ReadAttachment = Callable[[bytes, str, ReadOptions], Content]
+
+_HEADERS = (("From", "发件人"), ("To", "收件人"), ("Cc", "抄送"), ("Date", "日期"), ("Subject", "主题"))
+_MAX_ATTACHMENTS = 100
+_UNTOLD = ("image", "audio", "video")  # pictures in mails are logos and signatures far more often than scans
+
+
+def read_eml(data: bytes, options: ReadOptions, read_attachment: ReadAttachment) -> Content:
+    """`read_attachment` reads the bytes of an attachment under its name; its DocumentErrors become warnings."""
+    message = message_from_bytes(data.lstrip(b"\r\n"), policy=policy.compat32)
+    subject = _header(message, "Subject")
+    head = "\n".join(f"{label}：{value}" for key, label in _HEADERS if (value := _header(message, key)))
+    parts = list(_leaves(message, []))
+    texts = [part for part in parts if not _name(part) and part.get_content_maintype() == "text"]
+    warnings: list[str] = []
+    blocks = [heading_block(subject, 1)] if subject else []
+    blocks += [text_block(head), *_body(texts, warnings)]
+    attachments = [part for part in parts if _name(part) and part.get_content_maintype() not in _UNTOLD]
+    for part in attachments[:_MAX_ATTACHMENTS]:
+        blocks += _attachment(part, options, read_attachment, warnings)
+    skipped = [_name(part) for part in parts if _name(part) and part not in attachments]
+    skipped += [_name(part) for part in attachments[_MAX_ATTACHMENTS:]]
+    warnings += [f"the attachment {attachment} was not read" for attachment in skipped]
+    if not head and not texts and not attachments:
+        raise DocumentError("is no mail message: it has neither headers nor text")
+    return Content(title=subject, blocks=tuple(blocks), warnings=tuple(warnings))
+
+
+def _header(message: Message, key: str) -> str:
+    """A header in plain text: RFC 2047 words decoded, raw bytes guessed, a date as ISO."""
+    raw = message.get(key)
+    if raw is None:
+        return ""
+    text = _unicode(raw)
+    if key == "Date":
+        try:
+            return parsedate_to_datetime(text).isoformat(" ", "minutes")
+        except ValueError:
+            return text
+    return text
+
+
+def _unicode(raw: object) -> str:
+    """Headers hold encoded words, or, against the standard, plain GBK or UTF-8 bytes (surrogates in Python's eyes)."""
+    text = str(raw)
+    if any("\udc80" <= char <= "\udcff" for char in text):
+        return one_line(decode(text.encode("ascii", "surrogateescape"))[0])
+    parts = []
+    try:
+        for part, charset in decode_header(text):
+            parts.append(decode(part, charset or "")[0] if isinstance(part, bytes) else part)
+    except (ValueError, LookupError):  # malformed base64 in an encoded word
+        return one_line(text)
+    return one_line("".join(parts)) if parts else one_line(str(make_header([(text, None)])))
+
+
+def _name(part: Message) -> str:
+    """The file name of an attachment, "" for a part that is the message itself."""
+    try:
+        name = part.get_filename() or ""
+    except (LookupError, ValueError, TypeError):  # an unknown character set in an RFC 2231 name
+        name = "attachment"
+    if not name and part.get_content_type() == "message/rfc822":
+        return "message.eml"
+    if not name and part.get_content_disposition() == "attachment":
+        return "attachment"
+    return _unicode(name).replace("/", "_").replace("\\", "_") if name else ""
+
+
+def _leaves(message: Message, above: list[Message]) -> Iterator[Message]:
+    """The parts that are no containers; an attached message is one part, and is read as a file of its own."""
+    if len(above) > 50:
+        return
+    if message.get_content_type() == "message/rfc822" and above:
+        yield message
+    elif message.is_multipart():
+        for part in message.get_payload():
+            if isinstance(part, Message):
+                yield from _leaves(part, [*above, message])
+    else:
+        yield message
+
+
+def _payload(part: Message) -> bytes:
+    if part.get_content_type() == "message/rfc822":
+        inner = part.get_payload()
+        return inner[0].as_bytes() if isinstance(inner, list) and isinstance(inner[0], Message) else b""
+    payload = part.get_payload(decode=True)
+    return payload if isinstance(payload, bytes) else b""
+
+
+def _body(parts: list[Message], warnings: list[str]) -> Iterator[Block]:
+    """The plain parts if they say anything, else the HTML ones."""
+    texts = {}
+    for part in parts:
+        texts[part], lost = decode(_payload(part), str(part.get_param("charset") or ""))
+        warnings += lost
+    plain = [text for part, text in texts.items() if part.get_content_subtype() != "html" and text.strip()]
+    for text in plain:
+        for paragraph in clean(text).split("\n\n"):
+            yield text_block(paragraph)
+    for part, text in texts.items():
+        if not plain and part.get_content_subtype() == "html":
+            yield from html_content(text)[1]
+
+
+def _attachment(
+    part: Message, options: ReadOptions, read_attachment: ReadAttachment, warnings: list[str]
+) -> Iterator[Block]:
+    name = _name(part)
+    if options.max_attachment_depth <= 0:
+        warnings.append(f"the attachment {name} lies too deep in other attachments and was not read")
+        return
+    try:
+        inner = replace(options, max_attachment_depth=options.max_attachment_depth - 1)
+        content = read_attachment(_payload(part), name, inner)
+    except DocumentError as error:
+        warnings.append(f"attachment {error}")
+        return
+    warnings += [f"attachment {name}: {warning}" for warning in content.warnings]
+    yield heading_block(name, 1)
+    for block in content.blocks:  # its pages are not this message's
+        yield replace(block, page=None, level=block.level + 1 if block.kind == "heading" else 0)
