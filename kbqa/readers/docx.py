@@ -10,8 +10,9 @@ from kbqa.errors import DocumentError
 from kbqa.readers.archive import check_markup, open_container
 from kbqa.readers.content import Content, ReadOptions, clean, heading_block, one_line, text_block
 from kbqa.readers.grid import Spans, expand, table_blocks
-from kbqa.readers.markup import Element, attribute, children, first, name, parse, relations
+from kbqa.readers.markup import Element, attribute, children, descendants, first, name, parse, relations
 from kbqa.readers.numbering import Numbering
+from kbqa.readers.pptx import chart_blocks, diagram_text
 from kbqa.readers.text import drop_bare_headings, heading_level
 from kbqa.types import Block
 
@@ -101,7 +102,7 @@ class _Docx:
         }
         self.title = ""
         self.started = False  # whether a paragraph with text has been seen
-        self.styled = any(self.styles.level(_value(pr, "pStyle")) for pr in self.root.iter("{*}pPr"))
+        self.styled = any(self.styles.level(_value(pr, "pStyle")) for pr in descendants(self.root, "pPr"))
 
     def related(self, kind: str) -> Element | None:
         part = next((relation.target for relation in self.relations.values() if relation.kind == kind), None)
@@ -111,7 +112,7 @@ class _Docx:
         body = list(self.blocks(first(self.root, "body")))
         if not self.styled:
             body = list(drop_bare_headings(body))
-        blocks = [*self.margins("header"), *body, *self.diagrams(), *self.margins("footer")]
+        blocks = [*self.margins("header"), *body, *self.drawings(), *self.margins("footer")]
         title = self.title or (body[0].text if body and body[0].kind == "heading" else "")
         return Content(title=one_line(title), blocks=tuple(blocks))
 
@@ -125,12 +126,13 @@ class _Docx:
                     seen.add(text)
                     yield text_block(text)
 
-    def diagrams(self) -> Iterator[Block]:
-        """SmartArt keeps its words in parts of their own."""
+    def drawings(self) -> Iterator[Block]:
+        """SmartArt and charts keep their words and numbers in parts of their own."""
         for relation in self.relations.values():
             if relation.kind == "diagramData":
-                words = [text.text or "" for text in parse(self.container.read(relation.target)).iter("{*}t")]
-                yield text_block("\n".join(filter(str.strip, words)))
+                yield text_block(diagram_text(parse(self.container.read(relation.target))))
+            elif relation.kind == "chart":
+                yield from chart_blocks(parse(self.container.read(relation.target)))
 
     def blocks(self, parent: Element | None) -> Iterator[Block]:
         """Paragraphs and tables in order; the items of a list gather in one block."""

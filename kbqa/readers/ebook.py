@@ -14,7 +14,7 @@ from kbqa.readers.content import Content, ReadOptions, clean, heading_block, one
 from kbqa.readers.encoding import decode
 from kbqa.readers.grid import table_blocks
 from kbqa.readers.html import html_content
-from kbqa.readers.markup import Element, attribute, children, first, parse
+from kbqa.readers.markup import Element, attribute, children, descendants, first, parse
 from kbqa.readers.text import text_blocks
 from kbqa.types import Block
 
@@ -28,7 +28,7 @@ def read_epub(data: bytes, options: ReadOptions) -> Content:
             raise DocumentError("is protected by DRM", kind="encrypted")
         package = _package(container)
         root = _parse(container, package)
-        title = next((one_line(element.text or "") for element in root.iter("{*}title")), "")
+        title = next((one_line(element.text or "") for element in descendants(root, "title")), "")
         blocks: list[Block] = []
         for part in _spine(container, root, dirname(package)):
             blocks += _chapter(container.read(part))
@@ -45,7 +45,7 @@ def _parse(container: zipfile.ZipFile, part: str) -> Element:
 def _package(container: zipfile.ZipFile) -> str:
     members = container.namelist()
     if "META-INF/container.xml" in members:
-        for element in _parse(container, "META-INF/container.xml").iter("{*}rootfile"):
+        for element in descendants(_parse(container, "META-INF/container.xml"), "rootfile"):
             if (path := attribute(element, "full-path")) in members:
                 return path or ""
     found = next((member for member in members if member.endswith(".opf")), None)

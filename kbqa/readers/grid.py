@@ -98,7 +98,9 @@ def header_depth(rows: Sequence[Row]) -> int:
         down = any(a and a == b for a, b in zip(upper, lower, strict=False))
         differs = any(a != b for a, b in zip(upper, lower, strict=False))
         figures = any(map(is_figure, _filled(lower))) and not _years(_filled(lower))
-        if not (side or down) or not differs or figures:
+        grouped = len(upper) > 1 and upper[0] == upper[1]
+        stub = grouped or lower[0] in ("", upper[0])  # the first column needs no second heading, unless it is a group
+        if not (side or down) or not differs or figures or not stub:
             break
         depth += 1
     return depth

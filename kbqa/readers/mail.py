@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email import message_from_bytes, policy
@@ -9,6 +10,7 @@ from email.header import decode_header, make_header
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
+from kbqa.analyzer import CJK
 from kbqa.errors import DocumentError
 from kbqa.readers.content import Content, ReadOptions, clean, heading_block, one_line, text_block
 from kbqa.readers.encoding import decode
@@ -19,7 +21,7 @@ __all__ = ["ReadAttachment", "read_eml"]
 
 ReadAttachment = Callable[[bytes, str, ReadOptions], Content]
 
-_HEADERS = (("From", "发件人"), ("To", "收件人"), ("Cc", "抄送"), ("Date", "日期"), ("Subject", "主题"))
+_LABELS = {"From": "发件人", "To": "收件人", "Cc": "抄送", "Date": "日期", "Subject": "主题"}
 _MAX_ATTACHMENTS = 100
 _UNTOLD = ("image", "audio", "video")  # pictures in mails are logos and signatures far more often than scans
 
@@ -28,7 +30,9 @@ def read_eml(data: bytes, options: ReadOptions, read_attachment: ReadAttachment)
     """`read_attachment` reads the bytes of an attachment under its name; its DocumentErrors become warnings."""
     message = message_from_bytes(data.lstrip(b"\r\n"), policy=policy.compat32)
     subject = _header(message, "Subject")
-    head = "\n".join(f"{label}：{value}" for key, label in _HEADERS if (value := _header(message, key)))
+    headers = {key: value for key in _LABELS if (value := _header(message, key))}
+    chinese = re.search(f"[{CJK}]", "".join(headers.values())) is not None
+    head = "\n".join(f"{_LABELS[key]}：{value}" if chinese else f"{key}: {value}" for key, value in headers.items())
     parts = list(_leaves(message, []))
     texts = [part for part in parts if not _name(part) and part.get_content_maintype() == "text"]
     warnings: list[str] = []

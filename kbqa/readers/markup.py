@@ -11,7 +11,7 @@ from posixpath import dirname, join, normpath
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, fromstring
 
-__all__ = ["Element", "Relation", "attribute", "children", "first", "name", "parse", "relations"]
+__all__ = ["Element", "Relation", "attribute", "children", "descendants", "first", "name", "parse", "relations"]
 
 
 class Relation(NamedTuple):
@@ -38,6 +38,11 @@ def attribute(element: Element, wanted: str) -> str | None:
 
 def children(element: Element | None, wanted: str) -> Iterator[Element]:
     yield from (child for child in (element if element is not None else ()) if name(child) == wanted)
+
+
+def descendants(element: Element | None, wanted: str) -> Iterator[Element]:
+    """All elements of that name below `element`, in document order."""
+    yield from (found for found in (element.iter() if element is not None else ()) if name(found) == wanted)
 
 
 def first(element: Element | None, *path: str) -> Element | None:

@@ -8,7 +8,7 @@ from kbqa.errors import DocumentError
 from kbqa.readers.archive import check_markup, open_container
 from kbqa.readers.content import Content, ReadOptions, heading_block, one_line, text_block
 from kbqa.readers.grid import Spans, expand, table_blocks
-from kbqa.readers.markup import Element, attribute, children, first, name, parse
+from kbqa.readers.markup import Element, attribute, children, descendants, first, name, parse
 from kbqa.types import Block
 
 __all__ = ["read_odf"]
@@ -55,7 +55,7 @@ def _blocks(parent: Element | None, page: int | None = None) -> Iterator[Block]:
         elif kind == "table":
             yield from table_blocks(expand(_spans(list(_rows(element)))), _header_rows(element) or None, page)
         elif kind == "frame" and attribute(element, "class") == "title":
-            yield heading_block(" ".join(_text(p) for p in element.iter("{*}p")), 1, page)
+            yield heading_block(" ".join(_text(p) for p in descendants(element, "p")), 1, page)
         elif kind not in _SKIPPED:
             yield from _blocks(element, page)
 
@@ -82,7 +82,7 @@ def _anchored(paragraph: Element, page: int | None) -> Iterator[Block]:
         kind = name(element)
         if kind in ("note", "annotation"):
             body = first(element, "note-body") if kind == "note" else element
-            words = " ".join(_text(p) for p in (body.iter("{*}p") if body is not None else ()))
+            words = " ".join(_text(p) for p in descendants(body, "p"))
             yield text_block(("注：" if kind == "note" else "批注：") + one_line(words), page)
         elif kind in ("text-box", "custom-shape"):
             yield from _blocks(element, page)
@@ -116,7 +116,7 @@ def _spans(rows: list[Element]) -> Iterator[Spans]:
         for cell in row:
             repeat = min(_MAX_REPEAT, int(attribute(cell, "number-columns-repeated") or 1))
             if name(cell) == "table-cell":
-                text = " ".join(filter(None, (_text(p).strip() for p in cell.iter("{*}p"))))
+                text = " ".join(filter(None, (_text(p).strip() for p in descendants(cell, "p"))))
                 height = int(attribute(cell, "number-rows-spanned") or 1)
                 width = int(attribute(cell, "number-columns-spanned") or 1)
                 for copy in range(repeat if text else 0):

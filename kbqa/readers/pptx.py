@@ -9,7 +9,7 @@ from kbqa.errors import DocumentError
 from kbqa.readers.archive import check_markup, open_container
 from kbqa.readers.content import Content, ReadOptions, heading_block, one_line, text_block
 from kbqa.readers.grid import Spans, expand, table_blocks
-from kbqa.readers.markup import Element, attribute, children, first, name, parse, relations
+from kbqa.readers.markup import Element, attribute, children, descendants, first, name, parse, relations
 from kbqa.types import Block
 
 __all__ = ["chart_blocks", "diagram_text", "read_pptx"]
@@ -35,7 +35,9 @@ def _slides(container: zipfile.ZipFile) -> list[str]:
     parts = relations(container, main)
     listed = first(parse(container.read(main)), "sldIdLst")
     # A slide's id element has two attributes called id; the one with a namespace names the relation.
-    keys = [value for slide in listed or () for key, value in slide.attrib.items() if key.endswith("}id")]
+    keys = [
+        value for slide in descendants(listed, "sldId") for key, value in slide.attrib.items() if key.endswith("}id")
+    ]
     return [parts[key].target for key in keys if key in parts]
 
 
@@ -85,7 +87,7 @@ def _shape(shape: Element, page: int) -> Iterator[Block]:
     if name(shape) != "graphicFrame":
         yield text_block("\n".join(_paragraphs(shape)), page)
         return
-    for table in shape.iter("{*}tbl"):
+    for table in descendants(shape, "tbl"):
         rows = [list(children(row, "tc")) for row in children(table, "tr")]
         yield from table_blocks(expand(_spans(rows)), page=page)
 
@@ -109,7 +111,7 @@ def _paragraphs(shape: Element) -> Iterator[str]:
                 if name(run) == "br":
                     parts.append("\n")
                 elif name(run) in ("r", "fld", "m", "AlternateContent"):
-                    parts += [text.text or "" for text in run.iter("{*}t")]
+                    parts += [text.text or "" for text in descendants(run, "t")]
             if text := "".join(parts).strip():
                 depth = (
                     int(attribute(properties, "lvl") or 0) if (properties := first(paragraph, "pPr")) is not None else 0
@@ -119,20 +121,20 @@ def _paragraphs(shape: Element) -> Iterator[str]:
 
 def diagram_text(root: Element) -> str:
     """The words of a SmartArt picture, one a line."""
-    return "\n".join(filter(str.strip, (text.text or "" for text in root.iter("{*}t"))))
+    return "\n".join(filter(str.strip, (text.text or "" for text in descendants(root, "t"))))
 
 
 def chart_blocks(root: Element, page: int | None = None) -> Iterator[Block]:
     """The title and the numbers behind a chart, as they were when it was last saved."""
     title = first(root, "chart", "title")
-    if title is not None and (text := one_line("".join(part.text or "" for part in title.iter("{*}t")))):
+    if title is not None and (text := one_line("".join(part.text or "" for part in descendants(title, "t")))):
         yield text_block(text, page)
-    series = list(root.iter("{*}ser"))
+    series = list(descendants(root, "ser"))
     if not series:
         return
     names = ["".join(_points(first(one, "tx")).values()) for one in series]
-    labels = _points(first(series[0], "cat") or first(series[0], "xVal"))
-    values = [_points(first(one, "val") or first(one, "yVal")) for one in series]
+    labels = _points(first(series[0], "cat")) or _points(first(series[0], "xVal"))
+    values = [_points(first(one, "val")) or _points(first(one, "yVal")) for one in series]
     indexes = sorted(set(labels).union(*values), key=int)
     rows = [[labels.get(index, ""), *(value.get(index, "") for value in values)] for index in indexes]
     yield from table_blocks([["", *names], *rows], 1, page)
@@ -140,5 +142,5 @@ def chart_blocks(root: Element, page: int | None = None) -> Iterator[Block]:
 
 def _points(element: Element | None) -> dict[str, str]:
     """The cached points of a series, by index."""
-    points = element.iter("{*}pt") if element is not None else ()
-    return {attribute(point, "idx") or "0": "".join(v.text or "" for v in point.iter("{*}v")) for point in points}
+    points = descendants(element, "pt")
+    return {attribute(point, "idx") or "0": "".join(v.text or "" for v in descendants(point, "v")) for point in points}

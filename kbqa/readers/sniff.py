@@ -92,6 +92,7 @@ def detect(data: bytes, name: str) -> str:
 
 
 def _textual(head: bytes, suffix: str) -> str:
+    """The format of a text. Under the name of another format it is believed only with some structure of its own."""
     if suffix in TEXTUAL:
         return suffix
     if _MAIL.match(head):
@@ -100,7 +101,7 @@ def _textual(head: bytes, suffix: str) -> str:
         return "html"
     if suffix in ("xls", "xlsx") and (b"\t" in head or b"," in head):
         return "csv"
-    return "txt" if suffix else ""
+    return "txt" if suffix in ("", "doc", "rtf") else ""
 
 
 def looks_like_text(data: bytes) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from kbqa.readers.content import Content, ReadOptions, clean, heading_block, text_block
 from kbqa.readers.encoding import decode
+from kbqa.readers.grid import table_blocks
 from kbqa.types import Block
 
 __all__ = ["drop_bare_headings", "heading_level", "read_txt", "text_blocks"]
@@ -90,17 +92,23 @@ def _title(paragraphs: Sequence[str]) -> str:
 
 
 def _paragraph(lines: Sequence[str]) -> Iterator[Block]:
-    text: list[str] = []
-    for line in lines:
-        if level := heading_level(line):
-            if text:
-                yield text_block(_unwrapped(text))
-                text = []
-            yield heading_block(line, level)
+    """Headings, rows of columns set apart by tabs, and text between them."""
+    for kind, run in groupby(lines, _line_kind):
+        group = list(run)
+        if kind < 0:
+            yield from (heading_block(line, heading_level(line)) for line in group)
+        elif kind and len(group) > 1:
+            yield from table_blocks([line.split("\t") for line in group])
         else:
-            text.append(line)
-    if text:
-        yield text_block(_unwrapped(text))
+            yield text_block(_unwrapped(group))
+
+
+def _line_kind(line: str) -> int:
+    """-1 for a heading, the number of tabs for what may be a row of three columns or more, 0 for text."""
+    tabs = line.strip().count("\t")
+    if heading_level(line):
+        return -1
+    return tabs if tabs > 1 else 0
 
 
 def _unwrapped(lines: Sequence[str]) -> str:
