@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from kbqa.errors import DocumentError
 from kbqa.readers.content import Content, ReadOptions
-from kbqa.readers.layout import Paragraph, Segment, Table, arrange
+from kbqa.readers.glyphs import Segment, Table
+from kbqa.readers.layout import arrange
+from kbqa.readers.paragraphs import Paragraph
 from kbqa.readers.progress import advance
 from kbqa.readers.structure import Page, blocks_of
 from kbqa.types import Block
@@ -37,7 +39,7 @@ _MAX_SIDE = 4000  # longer sides are scaled down before recognition
 _MAX_FRAMES = 500  # pages of a TIFF
 _FLAT = 6  # times as wide as high: such strips are padded, the detector overlooks them
 _LINE_TO_TYPE = 0.72  # of a detected box's height: the detector draws its boxes larger than the type
-_UNEVEN = 0.18  # of the usual height: by so much lines of one size of type differ
+_UNEVEN = 0.22  # of the usual height: by so much lines of one size of type differ
 _MARGIN = 24  # pixels around a padded picture
 
 

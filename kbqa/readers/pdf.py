@@ -13,8 +13,10 @@ import pypdfium2.raw as raw
 
 from kbqa.errors import DocumentError
 from kbqa.readers.content import Content, ReadOptions, clean
+from kbqa.readers.glyphs import Glyph, Segment, Table, join_all, segments
 from kbqa.readers.image import NEEDS_OCR, can_ocr, ocr
-from kbqa.readers.layout import Glyph, Paragraph, Segment, Table, arrange, join_all, rows_of, segments
+from kbqa.readers.layout import arrange, rows_of
+from kbqa.readers.paragraphs import Paragraph
 from kbqa.readers.pdfium import PageContent, page_content
 from kbqa.readers.progress import advance
 from kbqa.readers.rulings import Grid, find_grids, header_rows, spans

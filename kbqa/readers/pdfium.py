@@ -18,7 +18,7 @@ from typing import Any
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
-from kbqa.readers.layout import Glyph, Style
+from kbqa.readers.glyphs import Glyph, Style
 from kbqa.readers.rulings import Ruling, merge_rulings
 
 __all__ = ["PageContent", "page_content"]

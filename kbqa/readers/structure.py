@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kbqa.readers.content import heading_block, table_block, text_block
-from kbqa.readers.layout import CJK, Paragraph, Row, Segment, Table
+from kbqa.readers.glyphs import CJK, Row, Segment, Table
+from kbqa.readers.paragraphs import Paragraph
 from kbqa.types import Block
 
 __all__ = ["OutlineEntry", "Page", "blocks_of", "running_heads", "sensible_title"]
@@ -40,6 +41,7 @@ _CERTAIN = {0, 1, 2, 3, 4, 6, 7, 8}  # ranks that make a heading of a short line
 _DATE = re.compile(
     r"[\d零〇一二三四五六七八九]{2,4}\s*年\s*[\d一二三四五六七八九十]{1,2}\s*月(?:\s*[\d一二三四五六七八九十]{1,3}\s*日)?"
 )
+_PAGE_AT_END = re.compile(r"[\s…]\d{1,4}$")  # of a line in a table of contents or a running head
 _SQUEEZE = re.compile(r"\s+")
 _FILE_NAME = re.compile(
     r"^[\w.\-\\/: ]*\.(?:docx?|pptx?|xlsx?|pdf|txt|html?|indd|wps|tex|dvi)$|^[A-Za-z0-9_.\-]*[\d_.][A-Za-z0-9_.\-]*$"
@@ -150,6 +152,8 @@ def _heading_type(paragraph: Paragraph, body: float, bold_body: bool, scanned: b
     if not re.search(r"[^\W\d_]", text):
         return None
     rank = _numbering(text)
+    if (rank is not None and _PAGE_AT_END.search(text)) or (scanned and width > 30):
+        return None
     size = round(paragraph.size * 2) / 2
     larger = size >= (_LARGER_SCANNED if scanned else _LARGER) * body
     if not larger and size < 0.95 * body and rank is None:
