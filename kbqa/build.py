@@ -7,6 +7,7 @@ Heavy libraries are imported in the branch that needs them.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,6 +21,7 @@ from kbqa.ingest import Ingestion, OnFile, Plan
 from kbqa.retriever import Retriever
 from kbqa.splitter import Splitter
 from kbqa.store import FORMAT, Passport, Store
+from kbqa.store.files import CATALOGUE, remove_catalogue, write_lock
 from kbqa.types import Document, Embedder, Generator, IngestReport
 
 __all__ = ["Installation", "make_embedder", "make_generator"]
@@ -64,7 +66,7 @@ class Installation:
 
     def name(self, given: str | None) -> str:
         """`given`, or the base that config.yaml names as the default."""
-        return check_name(given or self.config.knowledge.default)
+        return check_name(self.config.knowledge.default if given is None else given)
 
     def store(self, name: str | None = None) -> Store:
         """The base as it lies on disk, whatever it was built with; UnknownKnowledgeBase with what there is instead."""
@@ -136,6 +138,15 @@ class Installation:
         kb = self.knowledge_base(folder.name, Store.create(folder, self.passport))
         kb.add_documents(documents)
         return kb
+
+    def delete(self, name: str) -> None:
+        """Remove what was built as `name`, damaged or not; its documents in knowledge/ stay."""
+        base = self.home.base(name)
+        if not Store.exists(base):
+            raise UnknownKnowledgeBase(f"there is no knowledge base {name} (there are: {', '.join(self.bases())})")
+        with write_lock(base):
+            remove_catalogue(base / CATALOGUE)  # from here on there is no such base, whatever happens to the rest
+        shutil.rmtree(base)
 
     def _made(self, name: str, base: Path) -> Store:
         """The base to write to, made if need be; IndexMismatch when today's parts would not fit what it holds."""

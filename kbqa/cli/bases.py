@@ -149,19 +149,17 @@ def _time(seconds: float) -> str:
 @pass_session
 def delete(session: Session, name: str, yes: bool) -> None:
     """Delete NAME. The documents in knowledge/ stay."""
-    from kbqa.store import delete as delete_base
-
     installation = session.installation()
     name = installation.name(name)
-    with installation.store(name) as store:
-        counts = store.counts()
-        pushed = len(list(store.api_documents()))
     if not yes:
         if not sys.stdin.isatty() or session.json:
             raise ConfigError(f"add --yes to delete {name} without being asked")
+        with installation.store(name) as store:
+            pushed = sum(document.origin == "api" for document in store.documents())
+            count = store.counts().documents
         lost = f", {pushed} of them pushed by a program and nowhere else" if pushed else ""
-        click.confirm(f"Delete {shown(name)} ({counts.documents} documents{lost})?", abort=True, err=True)
-    delete_base(installation.home.base(name))
+        click.confirm(f"Delete {shown(name)} ({count} documents{lost})?", abort=True, err=True)
+    installation.delete(name)
     kept = installation.home.documents(name)
     if session.json:
         print_json({"deleted": name, "kept": str(kept) if kept.is_dir() else None})
@@ -181,12 +179,13 @@ def verify(session: Session, name: str, no_mend: bool) -> None:
     name = installation.name(name)
     report = verify_base(installation.home.base(name), mend=not no_mend)
     if session.json:
-        print_json({"name": name, "ok": report.ok, "findings": list(report.findings)})
+        print_json({"name": name, "sound": report.sound, "findings": [asdict(finding) for finding in report.findings]})
     else:
         for finding in report.findings:
-            say(shown(finding))
-        say(f"{shown(name)} is sound" if report.ok else f"{shown(name)} is damaged", fg="green" if report.ok else "red")
-    click.get_current_context().exit(0 if report.ok else 1)
+            say(f"{'mended' if finding.mended else 'not mended'}: {shown(finding.what)}")
+        state, colour = ("sound", "green") if report.sound else ("damaged", "red")
+        say(f"{shown(name)} is {state}: {report.documents} documents, {report.chunks} passages", fg=colour)
+    click.get_current_context().exit(0 if report.sound else 1)
 
 
 @bases.command()

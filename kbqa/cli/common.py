@@ -132,8 +132,8 @@ def _message(error: KbqaError | OSError) -> str:
 
 
 def typed(text: str) -> str:
-    """Words typed by a user; bytes that are no text in this locale become `?`."""
-    return text.encode(errors="replace").decode()
+    """Words typed by a user, as UTF-8 whatever the locale says; bytes that are not become U+FFFD."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def base_name(text: str) -> str:

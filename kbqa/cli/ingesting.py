@@ -59,9 +59,9 @@ def ingest(
 
 
 def _located(path: Path, documents: Path) -> Path:
-    """The path as the shell sees it; or, where nothing is there, the document of that name."""
-    inside = documents / path
-    return inside if not path.exists() and inside.exists() else path
+    """The path as the shell sees it; where nothing is there, as the name of a document, which may have vanished."""
+    below = documents.resolve() in path.absolute().parents
+    return path if path.exists() or below else documents / path
 
 
 @click.command(cls=Command)

@@ -23,7 +23,7 @@ def read(session: Session, file: Path) -> None:
 
     limits = load_config(session.home).knowledge
     options = ReadOptions(max_bytes=limits.max_file_mb * 2**20, ocr=limits.ocr)
-    document = read_one(file, limits.seconds_per_file, limits.memory_mb, options)
+    document = read_one(file, options=options, seconds=limits.seconds_per_file, memory_mb=limits.memory_mb)
     if session.json:
         print_json(
             {

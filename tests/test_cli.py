@@ -1,0 +1,597 @@
+"""kbqa as users and their scripts call it: what it prints, in which fields, with which exit code."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kbqa.cli import kbqa
+from kbqa.cli.screen import quoted, shown
+from kbqa.types import REFUSAL
+
+HANDBOOK = """# 员工手册
+
+## 第三章 休假
+
+### 年假
+
+工作满一年的员工每年享有10天年假，满十年的员工每年享有15天年假。年假须提前三个工作日申请。
+
+### 病假
+
+病假须提交医院证明，病假期间工资按百分之八十发放。
+
+## 第四章 报销
+
+出差回来后应在十五个工作日内提交报销单，逾期不予报销。
+"""
+PRICES = "产品,型号,价格\n智能网关,X200,3980元\n温度传感器,T10,129元\n"
+SEARCH_HIT = {"rank", "score", "source", "page", "heading", "span", "text"}
+CITATION = {"marker", "source", "page", "heading", "quote", "span"}
+posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals, terminals or file names")
+
+
+class Shell:
+    """kbqa in one home folder, within this process."""
+
+    def __init__(self, home):
+        self.home = home
+
+    def __call__(self, *arguments, typed=None, code=0):
+        result = CliRunner().invoke(kbqa, ["--home", str(self.home), *map(str, arguments)], input=typed)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    def json(self, *arguments, **settings):
+        """The objects that --json prints."""
+        printed = self(*arguments, "--json", **settings).stdout
+        return [json.loads(line) for line in printed.splitlines()]
+
+    def put(self, name, text, kb="default"):
+        path = self.home / "knowledge" / kb / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """An empty home, as `kbqa init` makes it."""
+    monkeypatch.delenv("KBQA_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    made = Shell(tmp_path)
+    made("init")
+    return made
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A home with a base that has been taken in. Not to be changed."""
+    made = Shell(tmp_path_factory.mktemp("built"))
+    made("init")
+    made.put("员工手册.md", HANDBOOK)
+    made.put("价目表.csv", PRICES)
+    made.put("坏的.pdf", b"%PDF-1.7 nothing more")
+    made("ingest", code=3)
+    return made
+
+
+# --- setting up ------------------------------------------------------------------------------------------------------
+
+
+def test_init_makes_the_folders_and_never_overwrites(tmp_path):
+    shell = Shell(tmp_path)
+    home = tmp_path / "新的 家"
+    (made,) = shell.json("init", home)
+    assert made == {
+        "home": str(home.resolve()),
+        "made": ["knowledge/default/", "vectorstore/", "config.yaml", "vectorstore/.gitignore"],
+    }
+    (home / "config.yaml").write_text("retrieval: {k: 3}\n", encoding="utf-8")
+    assert shell.json("init", home)[0]["made"] == []
+    assert (home / "config.yaml").read_text(encoding="utf-8") == "retrieval: {k: 3}\n"
+
+
+def test_init_says_what_to_do_next(tmp_path):
+    printed = Shell(tmp_path)("init", tmp_path / "x").stdout
+    assert "ingest" in printed
+    assert "ask" in printed
+
+
+def test_init_refuses_a_file(tmp_path):
+    (tmp_path / "x").touch()
+    assert "is a file" in Shell(tmp_path)("init", tmp_path / "x", code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["zsh", "fish"])
+def test_completion_prints_a_script(shell, name):
+    (told,) = shell.json("completion", name)
+    assert set(told) == {"shell", "script", "place"}
+    assert "_KBQA_COMPLETE" in told["script"]
+
+
+# --- taking in -------------------------------------------------------------------------------------------------------
+
+
+def test_ingest_reports_every_file_and_then_the_sum(shell):
+    shell.put("员工手册.md", HANDBOOK)
+    shell.put("子目录/价目表.csv", PRICES)
+    *reported, summary = shell.json("ingest")
+    assert [set(file) for file in reported] == [
+        {"source", "status", "reader", "chunks", "pages", "error", "seconds"}
+    ] * 2
+    assert {file["source"]: file["status"] for file in reported} == {
+        "员工手册.md": "added",
+        "子目录/价目表.csv": "added",
+    }
+    assert set(summary) == {"summary"}
+    counts = summary["summary"]
+    assert set(counts) == {"added", "updated", "unchanged", "removed", "failed", "skipped", "chunks", "seconds"}
+    assert counts["added"] == 2
+    assert counts["chunks"] == sum(file["chunks"] for file in reported) > 0
+
+
+def test_ingest_mirrors_the_folder(shell):
+    kept, changed, gone = (shell.put(f"{name}.txt", f"{name}的内容在这里。") for name in ("甲", "乙", "丙"))
+    shell("ingest")
+    changed.write_text("乙的内容变了很多。", encoding="utf-8")
+    gone.unlink()
+    *reported, _ = shell.json("ingest")
+    assert {file["source"]: file["status"] for file in reported} == {
+        kept.name: "unchanged", changed.name: "updated", gone.name: "removed",
+    }  # fmt: skip
+
+
+def test_ingest_exits_3_when_a_file_fails_and_takes_in_the_rest(shell):
+    shell.put("好.md", HANDBOOK)
+    shell.put("坏.docx", b"PK\x03\x04 not a document")
+    *reported, summary = shell.json("ingest", code=3)
+    by_source = {file["source"]: file for file in reported}
+    assert by_source["好.md"]["status"] == "added"
+    assert by_source["坏.docx"]["status"] == "failed"
+    assert by_source["坏.docx"]["error"]
+    assert summary["summary"]["failed"] == 1
+    assert "10天" in shell("ask", "工作满一年的员工有几天年假？").stdout
+
+
+def test_ingest_in_a_pipe_prints_a_line_a_file_and_nothing_for_terminals(shell):
+    shell.put("好.md", HANDBOOK)
+    printed = shell("ingest").stdout
+    assert printed.splitlines()[0] == "added\t好.md"
+    assert re.fullmatch(r"added 1  \(\d+ passages, [\d.]+ s\)", printed.splitlines()[-1])
+    assert "\x1b" not in printed
+
+
+def test_ingest_takes_single_paths_from_where_the_user_stands_and_from_the_base(shell, monkeypatch):
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell.put("乙.txt", "乙的内容在这里。")
+    shell("ingest", "乙.txt")
+    monkeypatch.chdir(shell.home / "knowledge")
+    shell("ingest", Path("default", "甲.txt"))
+    (listed,) = shell.json("kb", "documents", "default")
+    assert [document["source"] for document in listed["documents"]] == ["乙.txt", "甲.txt"]
+
+
+def test_ingest_refuses_what_lies_elsewhere_and_what_is_not_there(shell, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "外.txt"
+    elsewhere.write_text("外面的内容", encoding="utf-8")
+    assert "kbqa add" in shell("ingest", elsewhere, code=1).stderr
+    assert "kbqa add" in shell("ingest", "..", code=1).stderr
+    assert "there is nothing to take in" in shell("ingest", "没有.txt", code=1).stderr
+
+
+def test_rebuild_takes_everything_in_again(shell):
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell("ingest")
+    shell.put("config", "", kb=".")
+    (shell.home / "config.yaml").write_text("splitter: {size: 120, overlap: 20}", encoding="utf-8")
+    assert "--rebuild" in shell("ingest", code=1).stderr
+    *reported, _ = shell.json("ingest", "--rebuild")
+    assert [file["status"] for file in reported] == ["added"]
+
+
+def test_add_copies_and_takes_in(shell, tmp_path_factory):
+    original = tmp_path_factory.mktemp("elsewhere") / "制度 一.txt"
+    original.write_text("迟到三次扣一天年假。", encoding="utf-8")
+    *reported, _ = shell.json("add", original, "--kb", "人事 部")
+    assert [(file["source"], file["status"]) for file in reported] == [("制度 一.txt", "added")]
+    assert (shell.home / "knowledge" / "人事 部" / "制度 一.txt").read_bytes() == original.read_bytes()
+    original.write_text("迟到五次扣一天年假。", encoding="utf-8")
+    assert "--replace" in shell("add", original, "--kb", "人事 部", code=1).stderr
+    *reported, _ = shell.json("add", original, "--kb", "人事 部", "--replace")
+    assert [file["status"] for file in reported] == ["updated"]
+
+
+@posix
+def test_names_that_could_play_with_a_terminal_are_spelled_out(shell):
+    shell.put("坏\n名\x1b]0;x\x07.txt", "一些内容在这里。")
+    printed = shell("ingest").stdout
+    assert "坏\\n名\\x1b]0;x\\x07.txt" in printed
+    assert "\x1b" not in printed
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+def test_search_has_the_promised_fields(built):
+    (found,) = built.json("search", "满十年的员工有几天年假？", "-k", 2)
+    assert set(found) == {"question", "confidence", "hits"}
+    assert found["question"] == "满十年的员工有几天年假？"
+    assert 0 <= found["confidence"] <= 1
+    assert [hit["rank"] for hit in found["hits"]] == [1, 2]
+    assert {frozenset(hit) for hit in found["hits"]} == {frozenset(SEARCH_HIT)}
+    best = found["hits"][0]
+    assert best["source"] == "员工手册.md"
+    assert "15天年假" in best["text"]
+    assert isinstance(best["heading"], str)
+    start, end = best["span"]
+    assert end - start == len(best["text"])
+
+
+def test_search_prints_the_passages(built):
+    printed = built("search", "X200的价格").stdout
+    assert printed.startswith("1. 价目表.csv")
+    assert "3980元" in printed
+
+
+def test_ask_has_the_promised_fields(built):
+    (answer,) = built.json("ask", "满十年的员工有几天年假？")
+    assert set(answer) == {"question", "answer", "grounded", "confidence", "citations", "seconds"}
+    assert answer["grounded"] is True
+    assert "15天" in answer["answer"]
+    (citation, *_) = answer["citations"]
+    assert set(citation) == CITATION
+    assert (citation["marker"], citation["source"], citation["page"]) == (1, "员工手册.md", None)
+    assert "第三章 休假" in citation["heading"]
+    (document,) = built.json("read", built.home / "knowledge" / "default" / "员工手册.md")
+    start, end = citation["span"]
+    assert document["text"][start:end] == citation["quote"]
+
+
+def test_ask_prints_the_answer_and_where_it_stands(built):
+    answer, _, sources = built("ask", "满十年的员工有几天年假？").stdout.partition("\n\n")
+    assert "15天" in answer
+    assert re.match(r"\[1\] 员工手册\.md · .*第三章 休假 > 年假 「.*15天.*」", sources)
+
+
+def test_ask_says_when_the_documents_do_not_tell(built):
+    question = "火星移民计划的预算是多少？"
+    printed = built("ask", question).stdout
+    assert printed.startswith(REFUSAL)
+    assert "do not tell" in printed
+    (answer,) = built.json("ask", question)
+    assert (answer["grounded"], answer["citations"], answer["answer"]) == (False, [], REFUSAL)
+
+
+def test_ask_tells_its_confidence_only_when_asked_to(built):
+    assert "confidence" not in built("ask", "年假有几天？").stdout
+    assert "confidence" in built("ask", "年假有几天？", "-v").stdout
+
+
+def test_chat_reads_questions_from_a_pipe(built):
+    typed = """工作满一年的员工每年享有几天年假？
+
+/sources
+/nonsense
+/help
+/clear
+/sources
+火星移民计划的预算是多少？
+/exit
+没人问的问题
+"""
+    result = built("chat", typed=typed)
+    answer, rest = result.stdout.split("\n", 1)
+    assert "10天" in answer
+    assert rest.count("[1] 员工手册.md") == 2  # below the answer, and with /sources
+    assert "「工作满一年的员工" in rest
+    assert REFUSAL in rest
+    assert "没人问" not in result.stdout
+    assert "no command /nonsense" in result.stderr
+    assert "nothing to show" in result.stderr
+
+
+def test_chat_understands_what_a_question_leaves_unsaid(built):
+    first, second = built.json("chat", typed="病假期间的工资怎么发放？\n它须提交什么？\n")
+    assert "百分之八十" in first["answer"]
+    assert "医院证明" in second["answer"]
+    assert REFUSAL in built("ask", "它须提交什么？").stdout
+
+
+def test_chat_goes_on_after_a_question_that_cannot_be_asked(built):
+    asked = built.json("chat", typed="问" * 5000 + "\n满十年的员工有几天年假？\n", code=1)
+    assert asked[0]["error"]["type"] == "QuestionError"
+    assert "15天" in asked[1]["answer"]
+
+
+def test_read_shows_what_ingestion_would_see(built):
+    path = built.home / "knowledge" / "default" / "价目表.csv"
+    (document,) = built.json("read", path)
+    assert set(document) == {"source", "reader", "title", "pages", "tables", "text", "warnings"}
+    assert (document["source"], document["reader"], document["tables"]) == ("价目表.csv", "csv", 1)
+    assert "X200" in document["text"]
+    assert document["text"] in built("read", path).stdout
+
+
+# --- bases -----------------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_bases_built_and_not_built(shell):
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell.put("乙.txt", "乙的内容在这里。", kb="部门 二")
+    shell("ingest")
+    (listed,) = shell.json("kb", "list")
+    told = {base["name"]: (base["built"], base["documents"]) for base in listed["bases"]}
+    assert told == {"default": (True, 1), "部门 二": (False, 0)}
+    assert "default\t1\t0\t" in shell("kb", "list").stdout
+
+
+def test_show_tells_what_a_base_was_built_with(built):
+    (told,) = built.json("kb", "show", "default")
+    assert {"name", "documents", "failed", "chunks", "bytes", "knowledge", "vectorstore", "passport"} <= set(told)
+    assert (told["documents"], told["failed"]) == (2, 1)
+    assert told["passport"]["dim"] > 0
+    assert "documents:" in built("kb", "show", "default").stdout
+
+
+def test_documents_lists_them_with_the_reason_of_failure(built):
+    (listed,) = built.json("kb", "documents", "default")
+    told = {document["source"]: document for document in listed["documents"]}
+    assert {source: document["status"] for source, document in told.items()} == {
+        "员工手册.md": "indexed", "价目表.csv": "indexed", "坏的.pdf": "failed",
+    }  # fmt: skip
+    assert told["坏的.pdf"]["error"]
+    assert built("kb", "documents", "default").stdout.startswith("failed\t坏的.pdf\t")
+
+
+def test_backup_delete_and_restore(shell, tmp_path):
+    document = shell.put("员工手册.md", HANDBOOK)
+    shell("ingest")
+    (told,) = shell.json("kb", "backup", "default", tmp_path / "备份.zip")
+    assert told["bytes"] == (tmp_path / "备份.zip").stat().st_size
+    assert "--yes" in shell("kb", "delete", "default", code=1).stderr
+    assert "stay" in shell("kb", "delete", "default", "--yes").stdout
+    assert document.exists()
+    assert not (shell.home / "vectorstore" / "default").exists()
+    assert "kbqa ingest" in shell("ask", "年假有几天？", code=1).stderr
+    assert shell.json("kb", "restore", tmp_path / "备份.zip", "--kb", "另一个")[0]["documents"] == 1
+    assert shell.json("kb", "restore", tmp_path / "备份.zip", "--kb", "default")[0]["documents"] == 1
+    assert "15天" in shell("ask", "满十年的员工有几天年假？").stdout
+    assert "exists already" in shell("kb", "restore", tmp_path / "备份.zip", "--kb", "default", code=1).stderr
+    shell("kb", "restore", tmp_path / "备份.zip", "--kb", "default", "--replace")
+
+
+def test_verify_finds_and_mends_a_damaged_index(shell):
+    shell.put("员工手册.md", HANDBOOK)
+    shell("ingest")
+    (told,) = shell.json("kb", "verify", "default")
+    assert told == {"name": "default", "sound": True, "findings": []}
+    index = shell.home / "vectorstore" / "default" / "index"
+    for path in sorted(path for path in index.rglob("*") if path.is_file()):
+        path.write_bytes(b"x" * path.stat().st_size)
+    (told,) = shell.json("kb", "verify", "default")
+    assert told["sound"] is True
+    assert told["findings"]
+    assert "15天" in shell("ask", "满十年的员工有几天年假？").stdout
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ask", ""], "the question is empty"),
+        (["ask", " \t\n"], "the question is empty"),
+        (["ask", "问" * 35_000], "at most 4000"),
+        (["search", ""], "the question is empty"),
+        (["ask", "问", "--kb", "没有"], "there is no knowledge base 没有"),
+        (["ask", "问", "--kb", ""], "name of the knowledge base is empty"),
+        (["ask", "问", "--kb", "../default"], "cannot name a knowledge base"),
+        (["ask", "问", "--kb", "/etc"], "cannot name a knowledge base"),
+        (["ask", "问", "--kb", "😀"], "cannot name a knowledge base"),
+        (["ask", "问", "--kb", "库" * 200], "cannot name a knowledge base"),
+        (["ask", "问", "--kb", "一\n二"], "cannot name a knowledge base"),
+        (["ingest", "--kb", "没有"], "there is no folder"),
+        (["add", "没有.txt", "--kb", "default"], "there is no file"),
+        (["add", "没有.txt", "--kb", "../x"], "cannot name a knowledge base"),
+        (["read", "没有.txt"], "没有.txt"),
+        (["read", "."], "cannot be opened"),
+        (["kb", "show", "没有"], "there is no knowledge base"),
+        (["kb", "delete", "..", "--yes"], "cannot name a knowledge base"),
+        (["kb", "verify", "没有"], "there is no knowledge base"),
+        (["kb", "backup", "没有", "x.zip"], "there is no knowledge base"),
+        (["kb", "restore", "没有.zip", "--kb", "新"], "没有.zip"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_the_same_as_json(built, arguments, words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = built(*arguments, code=1)
+    assert result.stdout == ""
+    assert words in result.stderr
+    assert result.stderr.startswith("kbqa: ")
+    assert result.stderr.count("\n") == 1
+    (told,) = built.json(*arguments, code=1)
+    assert set(told) == {"error"}
+    assert set(told["error"]) == {"type", "message"}
+    assert words in told["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["ask"],
+        ["ask", "问", "--nonsense"],
+        ["search", "问", "-k", "0"],
+        ["add", "x"],
+        ["ingest", "--watch", "--rebuild"],
+    ],
+)
+def test_wrong_usage_exits_2(built, arguments):
+    assert "Usage:" in built(*arguments, code=2).stderr
+
+
+def test_a_bad_setting_is_named(shell):
+    (shell.home / "config.yaml").write_text("retrieval: {min_confidense: 0.5}", encoding="utf-8")
+    assert "retrieval.min_confidense is not a setting" in shell("ask", "问", code=1).stderr
+    assert "retrieval.min_confidense is not a setting" in shell("doctor", code=1).stdout
+
+
+def test_a_home_that_is_not_there_is_an_error(tmp_path):
+    assert "kbqa init" in Shell(tmp_path / "nowhere")("ask", "问", code=1).stderr
+
+
+def test_without_a_knowledge_folder_one_is_asked_for(tmp_path):
+    assert "there is no folder" in Shell(tmp_path)("ingest", code=1).stderr
+
+
+def test_home_and_json_may_stand_before_or_behind_the_command(built, monkeypatch):
+    first = CliRunner().invoke(kbqa, ["--json", "--home", str(built.home), "kb", "list"])
+    last = CliRunner().invoke(kbqa, ["kb", "list", "--home", str(built.home), "--json"])
+    monkeypatch.setenv("KBQA_HOME", str(built.home))
+    from_environment = CliRunner().invoke(kbqa, ["kb", "--json", "list"])
+    assert json.loads(first.stdout) == json.loads(last.stdout) == json.loads(from_environment.stdout)
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_names_what_is_wrong_and_what_mends_it(built):
+    (told,) = built.json("doctor")
+    assert set(told) == {"findings", "failed", "warned"}
+    assert {frozenset(finding) for finding in told["findings"]} == {frozenset({"level", "subject", "detail", "remedy"})}
+    by_subject = {finding["subject"]: finding for finding in told["findings"]}
+    assert {"python", "sqlite", "faiss", "tantivy", "configuration", "disk", "embedder", "base default"} <= set(
+        by_subject
+    )
+    assert by_subject["base default"]["level"] == "warn"
+    assert by_subject["base default"]["remedy"] == "kbqa kb documents default"
+
+
+def test_doctor_fails_when_a_base_cannot_be_opened(shell):
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell("ingest")
+    (shell.home / "vectorstore" / "default" / "kb.sqlite").write_bytes(b"nonsense" * 1000)
+    (told,) = shell.json("doctor", code=1)
+    assert [finding["subject"] for finding in told["findings"] if finding["level"] == "fail"] == ["base default"]
+
+
+def test_doctor_fails_when_a_base_was_built_with_other_settings(shell):
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell("ingest")
+    (shell.home / "config.yaml").write_text("splitter: {size: 120, overlap: 20}", encoding="utf-8")
+    (failed,) = (f for f in shell.json("doctor", code=1)[0]["findings"] if f["level"] == "fail")
+    assert failed["remedy"] == "kbqa ingest --kb default --rebuild"
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("员工手册.docx", "员工手册.docx"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\x1b[31m红", "\\x1b[31m红"),
+        ("\x9b31m", "\\x9b31m"),
+        ("invoice\u202efdp.exe", "invoice\\u202efdp.exe"),
+        ("\udce4", "\\udce4"),
+        ("\u2028", "\\u2028"),
+    ],
+)
+def test_control_characters_are_spelled_out(text, safe):
+    assert shown(text) == safe
+
+
+def test_line_breaks_of_a_text_may_stay():
+    assert shown("一\n二\t三\r\x1b", lines=True) == "一\n二\t三\\r\\x1b"
+
+
+def test_a_long_quote_is_shortened_to_one_line():
+    assert quoted("一\n二  三") == "「一 二 三」"
+    assert quoted("长" * 500) == "「" + "长" * 119 + "…」"
+
+
+# --- as a process ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(home, *arguments, **environment):
+    """kbqa as a process of its own, which ends with the block."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "kbqa", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "KBQA_HOME": str(home), **environment},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_output_is_utf8_whatever_the_locale_says(built):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with started(built.home, "ask", "年假有几天？", "--json", **locale) as process:
+        out, err = process.communicate(timeout=60)
+    assert "员工手册.md" in out.decode("utf-8")
+    assert json.loads(out)["grounded"] is True
+    assert err == b""
+
+
+@posix
+def test_a_reader_that_goes_away_is_no_error(built):
+    with started(built.home, "read", built.home / "knowledge" / "default" / "员工手册.md") as process:
+        process.stdout.close()
+        told = process.stderr.read().decode()
+        assert process.wait(timeout=60) != 0
+    assert told.startswith("员工手册.md: md")
+    assert told.count("\n") == 1  # and no traceback
+
+
+@posix
+def test_watch_takes_in_what_changes_until_ctrl_c(shell):
+    shell.put("甲.txt", "甲的内容在这里。")
+    with started(shell.home, "ingest", "--watch", "--json") as process:
+        lines = (json.loads(line) for line in iter(process.stdout.readline, b""))
+        assert next(lines)["source"] == "甲.txt"
+        assert next(lines)["summary"]["added"] == 1
+        shell.put("乙.txt", "乙的内容在这里。")
+        later = [next(lines), next(lines)]
+        assert {file["source"]: file["status"] for file in later} == {"甲.txt": "unchanged", "乙.txt": "added"}
+        assert next(lines)["summary"]["added"] == 1
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=30)[1].decode()
+    assert process.returncode == 130
+    assert "is kept" in err
+    assert "Traceback" not in err
+
+
+@posix
+def test_on_a_terminal_the_answer_is_the_same_and_pleasant(built):
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "KBQA_HOME": str(built.home), "TERM": "xterm"}
+    subprocess.run([sys.executable, "-m", "kbqa", "ask", "年假有几天？"], stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    printed = b""
+    while True:
+        try:
+            printed += os.read(ours, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+    os.close(ours)
+    assert "\x1b[" in printed.decode()
+    assert "[1] 员工手册.md · " in printed.decode()
