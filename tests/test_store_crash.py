@@ -1,4 +1,4 @@
-"""Other processes, sudden death, damaged files, full and read-only disks: nothing acknowledged is lost, nothing lies."""
+"""Other processes, sudden death, damage, full and read-only disks: nothing acknowledged is lost, nothing lies."""
 
 import os
 import shutil
@@ -210,6 +210,12 @@ def test_without_any_index_the_catalogue_suffices(folder):
         assert_found(store, {f"{at}.md" for at in range(20)})
 
 
+def read_all(folder):
+    with Store.open(folder, LOW) as store:
+        store.documents()
+        store.chunks(range(100))
+
+
 @pytest.mark.parametrize("how", ["empty", "cut", "head"])
 def test_a_damaged_catalogue_is_told_with_the_remedy_and_can_be_rebuilt(folder, how):
     filled(folder)
@@ -218,10 +224,8 @@ def test_a_damaged_catalogue_is_told_with_the_remedy_and_can_be_rebuilt(folder, 
         catalogue.write_bytes("这不是数据库".encode() * 50 + catalogue.read_bytes()[900:])
     else:
         spoil(catalogue, how)
-    with pytest.raises(KnowledgeBaseError, match=r"kb\.sqlite is damaged.*kbqa kb verify 制度.*--rebuild"):  # noqa: SIM117
-        with Store.open(folder, LOW) as store:
-            store.documents()
-            store.chunks(range(100))
+    with pytest.raises(KnowledgeBaseError, match=r"kb\.sqlite is damaged.*kbqa kb verify 制度.*--rebuild"):
+        read_all(folder)
     report = verify(folder)
     assert not report.sound
     assert any("damaged" in finding.what for finding in report.findings)
@@ -272,7 +276,7 @@ def test_a_base_that_cannot_be_written_is_searched_all_the_same(folder, tmp_path
         spoil(derived(folder, damage), "changed")
     with read_only(mounts, folder, tmp_path / "ro") as where, Store.open(where, LOW) as store:
         assert_found(store, sources)
-        with pytest.raises(KnowledgeBaseError, match="cannot be written.*right to write"), store.write():
+        with pytest.raises(KnowledgeBaseError, match=r"cannot be written.*right to write"), store.write():
             pass
         assert verify(where, mend=False).documents >= 20
 
@@ -287,15 +291,19 @@ def test_a_reader_that_may_not_write_sees_what_others_write(folder, tmp_path, mo
         assert_found(reader, {"后来.md", "3.md"})
 
 
+def fill(folder, known):
+    with Store.open(folder, LOW) as store, store.write() as writer:
+        for at in range(2000):
+            put(writer, f"{at}.md")
+            known.add(f"{at}.md")
+
+
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path, mounts):
     with mounts(tmp_path / "small", "-t", "tmpfs", "-o", "size=3m", "tmpfs") as disk:
         Store.create(disk / "制度", PASSPORT, LOW).close()
         known = set()
-        with pytest.raises(KnowledgeBaseError, match="disk is full"):  # noqa: SIM117
-            with Store.open(disk / "制度", LOW) as store, store.write() as writer:
-                for at in range(2000):
-                    put(writer, f"{at}.md")
-                    known.add(f"{at}.md")
+        with pytest.raises(KnowledgeBaseError, match="disk is full"):
+            fill(disk / "制度", known)
         assert len(known) > 5
         subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
         assert_whole(disk / "制度", known)

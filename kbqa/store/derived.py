@@ -36,6 +36,7 @@ __all__ = [
     "build_segment",
     "build_words",
     "drop_rows",
+    "gaps",
     "name_rows",
     "open_segment",
     "open_words",
@@ -121,11 +122,24 @@ class Piece:
     row: IndexRow | None = None
 
 
+def gaps(connection: sqlite3.Connection, segments: Sequence[IndexRow]) -> list[Piece]:
+    """Ranges before and between `segments` that hold chunks; there are some when a segment was found damaged."""
+    found, end = [], 0
+    for row in segments:
+        if row.first > end + 1:
+            between = (end + 1, row.first - 1)
+            (count,) = connection.execute("SELECT count(*) FROM chunks WHERE id BETWEEN ? AND ?", between).fetchone()
+            if count:
+                found.append(Piece(*between, count))
+        end = row.last
+    return found
+
+
 def plan_segments(pieces: Sequence[Piece], limits: Limits) -> list[Piece]:
     """What there should be: worn segments anew, many small ones merged, empty ones gone. Touches no file."""
     planned = [
         Piece(piece.first, piece.last, piece.live)
-        if piece.row and piece.dead > limits.dead_share * (piece.live + piece.dead)
+        if piece.dead > limits.dead_share * (piece.live + piece.dead)
         else piece
         for piece in pieces
         if piece.live

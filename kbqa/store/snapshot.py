@@ -25,6 +25,7 @@ from kbqa.store.derived import (
     Piece,
     build_segment,
     build_words,
+    gaps,
     open_segment,
     open_words,
     read_rows,
@@ -128,10 +129,10 @@ def _from_rows(source: _Source, state: State, before: Snapshot | None) -> Snapsh
     rows = read_rows(connection)
 
     known = dict(before.segments) if before else {}
-    segments = [
-        (row.name, known.get(row.name) or source.segment(row, passport.dim)) for row in rows if row.kind == "vectors"
-    ]
-    covered = max((row.last for row in rows if row.kind == "vectors"), default=0)
+    stored = [row for row in rows if row.kind == "vectors"]
+    segments = [(row.name, known.get(row.name) or source.segment(row, passport.dim)) for row in stored]
+    segments += [(f"between-{gap.first}", source.missing(gap, passport.dim)) for gap in gaps(connection, stored)]
+    covered = max((row.last for row in stored), default=0)
     if source.lags(covered, 2 * source.limits.seal_at):
         segments.append((f"after-{covered}", source.segment_of(Piece(covered + 1, seen, seen - covered), passport.dim)))
         covered = seen
@@ -177,6 +178,11 @@ class _Source:
             if not self.repair:
                 raise
             return self.segment_of(Piece(row.first, row.last, row.count), dim)
+
+    def missing(self, gap: Piece, dim: int) -> FaissVectors:
+        if not self.repair:
+            raise DamagedIndex(f"{gap.live} chunks from {gap.first} on are in no segment")
+        return self.segment_of(gap, dim)
 
     def segment_of(self, piece: Piece, dim: int) -> FaissVectors:
         return build_segment(self.connection, piece, dim, self.limits)

@@ -18,7 +18,7 @@ import numpy as np
 from kbqa.errors import IndexMismatch, KnowledgeBaseBusy, KnowledgeBaseError
 from kbqa.store.catalogue import last_chunk_id, read_chunks, read_passport, read_state
 from kbqa.store.connections import Pool, connect_writer
-from kbqa.store.derived import IndexRow, Limits, drop_rows, open_segment, open_words, read_rows
+from kbqa.store.derived import IndexRow, Limits, gaps, open_segment, open_words, read_rows
 from kbqa.store.errors import DamagedIndex, storage_errors, unknown
 from kbqa.store.files import CATALOGUE, INDEX, write_lock
 from kbqa.store.writer import Writer
@@ -52,8 +52,8 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Mended by building the derived index `index` again, by `sql`, or, with neither, not at all; leftovers go with
-    the next checkpoint."""
+    """`index` names a derived index to be built again, `sql` puts the catalogue right; what is mended with neither of
+    them is what every checkpoint mends."""
 
     what: str
     index: str = ""
@@ -85,15 +85,11 @@ def verify(folder: Path, mend: bool = True, limits: Limits | None = None) -> Ver
 
 def _mend(path: Path, problems: Sequence[_Problem], limits: Limits) -> None:
     with storage_errors(path), closing(connect_writer(path)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
         for problem in problems:
             if problem.sql:
                 connection.execute(problem.sql)
-        drop_rows(connection, (problem.index for problem in problems if problem.index))
-        connection.execute("UPDATE state SET generation = generation + 1")
-        connection.execute("COMMIT")
     with closing(Writer(path, limits)) as writer:
-        writer.checkpoint()
+        writer.checkpoint(distrust={problem.index for problem in problems})
 
 
 def _looked_at(path: Path) -> tuple[list[_Problem], int, int]:
@@ -212,15 +208,8 @@ def _index_problems(connection: sqlite3.Connection, index: Path) -> Iterator[_Pr
     for path in sorted(index.iterdir()) if index.is_dir() else []:
         if path.name not in named:
             yield _Problem(f"{path.name} in {index} belongs to nothing")
-    if between := _between(connection, [row for row in rows if row.kind == "vectors"]):
-        yield _Problem(f"{between} chunks lie between the segments of vectors", index=rows[0].name)
-
-
-def _between(connection: sqlite3.Connection, segments: Sequence[IndexRow]) -> int:
-    """Chunks that neither a segment holds nor the tail after the last one."""
-    ends = [0, *(row.last for row in segments)]
-    gaps = [(end + 1, row.first - 1) for end, row in zip(ends, segments, strict=False)]
-    return sum(len(_ids(connection, "SELECT id FROM chunks WHERE id BETWEEN ? AND ?", gap)) for gap in gaps)
+    for gap in gaps(connection, [row for row in rows if row.kind == "vectors"]):
+        yield _Problem(f"{gap.live} chunks from {gap.first} on are in no segment of vectors")
 
 
 def _wrong_ids(connection: sqlite3.Connection, row: IndexRow, ids: NDArray[np.int64]) -> str | None:

@@ -35,6 +35,7 @@ from kbqa.store.derived import (
     build_segment,
     build_words,
     drop_rows,
+    gaps,
     name_rows,
     open_segment,
     open_words,
@@ -244,8 +245,9 @@ class Writer:
 
     # --- derived indexes ---------------------------------------------------------------------------------------------
 
-    def checkpoint(self) -> None:
-        """Brings FAISS and tantivy up to the catalogue, mends what is damaged of them, and throws away the rest.
+    def checkpoint(self, distrust: Collection[str] = ()) -> None:
+        """Brings FAISS and tantivy up to the catalogue, and throws away what nobody needs. Indexes that are damaged,
+        and those in `distrust`, are made anew.
 
         Called by `put` now and then, and at the end of `Store.write`. When it fails or is killed, the indexes that
         were there stay valid and nothing is lost.
@@ -253,7 +255,7 @@ class Writer:
         with storage_errors(self._path):
             state = read_state(self._connection)
             rows = read_rows(self._connection)
-            after = self._updated(state, rows)
+            after = self._updated(state, [row for row in rows if row.name not in distrust])
             if after != rows:
                 self._name(rows, after)
             if self._path.name == CATALOGUE:
@@ -272,7 +274,11 @@ class Writer:
         if words is None or words.revision != state.revision:
             words = build_words(self._connection, index, words, state.revision, last, state.chunks)
         segments = []
-        for piece in plan_segments(self._pieces(usable, rows, last), self._limits):
+        kept: list[IndexRow] = []
+        for row in usable:
+            if row.kind == "vectors" and row.first > max((it.last for it in kept), default=0):  # none twice
+                kept.append(row)
+        for piece in plan_segments(self._pieces(kept, last), self._limits):
             if piece.row:
                 segments.append(piece.row)
             else:
@@ -280,16 +286,16 @@ class Writer:
                 segments.append(write_segment(index, piece, made, state.revision))
         return [*segments, words]
 
-    def _pieces(self, usable: Sequence[IndexRow], rows: Sequence[IndexRow], last: int) -> list[Piece]:
-        """The segments there are, those to be made again, and the tail if it is long enough to become one."""
-        pieces = []
-        for row in (row for row in rows if row.kind == "vectors"):
+    def _pieces(self, segments: Sequence[IndexRow], last: int) -> list[Piece]:
+        """The segments there are, what lies between them, and the tail if it is long enough to become one."""
+        pieces = gaps(self._connection, segments)
+        for row in segments:
             (dead,) = self._connection.execute(
                 "SELECT count(*) FROM removed WHERE chunk BETWEEN ? AND ? AND revision > ?",
                 (row.first, row.last, row.revision),
             ).fetchone()
-            kept = row if row in usable else None
-            pieces.append(Piece(row.first, row.last, max(0, row.count - dead), dead, kept))
+            pieces.append(Piece(row.first, row.last, max(0, row.count - dead), dead, row))
+        pieces.sort(key=lambda piece: piece.first)
         covered = max((piece.last for piece in pieces), default=0)
         (tail,) = self._connection.execute("SELECT count(*) FROM chunks WHERE id > ?", (covered,)).fetchone()
         if tail >= self._limits.seal_at:
