@@ -181,9 +181,8 @@ def test_touching_changes_the_time_and_nothing_else(store):
 
 def test_documents_pushed_by_a_program_are_kept_whole(store):
     blocks = (Block("heading", "总则", 1), Block("table", "甲 | 乙\n1 | 2", page=2, header_rows=1), Block("text", "😀"))
-    made = Document(
-        "api/说明", "说明", blocks, "ef" * 32, "api", 2, ("一张图没有读",), {"author": "张三", "year": 2024}
-    )
+    about = {"author": "张三", "year": 2024}
+    made = Document("api/说明", "说明", blocks, "ef" * 32, "api", 2, ("一张图没有读",), about)
     with store.write() as writer:
         writer.put(made, [], [], {}, stat(made), "api")
         put(writer, "文件.md")

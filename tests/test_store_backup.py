@@ -11,7 +11,7 @@ from storekit import DIM, LOW, PASSPORT, number, put, texts, vector
 
 from kbqa.analyzer import question_terms
 from kbqa.errors import IndexMismatch, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
-from kbqa.store import Store, backup, restore, verify
+from kbqa.store import Store, backup, restore, text_digest, verify
 
 
 @pytest.fixture
@@ -192,18 +192,21 @@ def test_the_old_base_answers_until_the_new_one_is_whole(folder):
 
 def test_a_rebuild_that_fails_changes_nothing(folder):
     before = sources(folder)
-    with pytest.raises(RuntimeError, match="stop"), Store.rebuild(folder, PASSPORT, LOW) as writer:
-        for at in range(10):
-            put(writer, f"新{at}.md")
-        raise RuntimeError("stop")
+
+    def rebuild_and_stop():
+        with Store.rebuild(folder, PASSPORT, LOW) as writer:
+            for at in range(10):
+                put(writer, f"新{at}.md")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        rebuild_and_stop()
     assert sources(folder) == before
     assert verify(folder).sound
     assert not list(folder.glob("rebuild*"))
 
 
 def test_a_rebuild_takes_vectors_over_from_the_same_embedder_only(folder):
-    from kbqa.store import text_digest
-
     digests = {text_digest(text) for text in texts("3.md")}
     with Store.rebuild(folder, dataclasses.replace(PASSPORT, splitter="splitter-2"), LOW) as writer:
         assert writer.missing(digests) == set()
@@ -290,7 +293,7 @@ def test_leftovers_are_found_and_thrown_away(folder):
 
 def test_a_format_of_another_time_is_told_with_the_remedy(folder):
     edit(folder, "PRAGMA user_version = 99")
-    with pytest.raises(IndexMismatch, match="format 99.*--rebuild"):
+    with pytest.raises(IndexMismatch, match=r"format 99.*--rebuild"):
         Store.open(folder, LOW)
     with Store.rebuild(folder, PASSPORT, LOW) as writer:
         put(writer, "新.md")
