@@ -1,0 +1,223 @@
+"""The built-in embedder: one learned vector for each term, added up and brought to unit length. numpy only.
+
+Terms are the analyzer's words and bigrams. A term that occurs `c` times in a text counts `c ** power`. A term outside
+the vocabulary has the sum of two rows that its checksum picks from a table of buckets: such terms still meet
+themselves, and two of them hardly ever share both rows. docs/static-embedder.md tells how the rows were trained.
+
+Knows nothing about chunks, indexes or scores.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from importlib.resources import files
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kbqa.analyzer import VERSION as ANALYZER_VERSION
+from kbqa.analyzer import analyze
+from kbqa.embedders.vectors import unit_rows
+from kbqa.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kbqa.types import Vectors
+
+    Codes = NDArray[np.int64]
+
+__all__ = ["StaticEmbedder", "StaticModel", "Vocabulary", "pack", "save_model"]
+
+FORMAT = 1
+BLOCK_TERMS = 16_384  # what is added up in one go: bounds the memory at some 50 MB, whatever the texts
+BLOCK_TEXTS = 128
+BLOCK_ROWS = 8_192
+UNKNOWN = 1 << 40  # added to the code of a term that is not in the vocabulary
+
+
+class Vocabulary(dict[str, int]):
+    """Term -> code: the term's row, or UNKNOWN plus its two bucket numbers (`first << 16 | second`).
+
+    A dict with `__missing__` is looked up at C speed for the nine terms in ten that it holds.
+    """
+
+    def __init__(self, terms: Sequence[str], buckets: int) -> None:
+        super().__init__(zip(terms, range(len(terms)), strict=True))
+        self.buckets = buckets  # a power of two, at most 2**16
+
+    def __missing__(self, term: str) -> int:
+        checksum = zlib.crc32(term.encode("utf-8", "surrogatepass"))
+        return UNKNOWN | (checksum >> 16) % self.buckets << 16 | checksum % self.buckets
+
+    def codes(self, text: str) -> list[int]:
+        """One code for each term of `text`, as often as it occurs."""
+        terms = analyze(text)
+        return [*map(self.__getitem__, terms.words), *map(self.__getitem__, terms.bigrams)]
+
+    def rows(self, codes: Codes) -> tuple[Codes, Codes]:
+        """The rows that `codes` stand for, and the index of the code that each of them came from."""
+        unknown = np.flatnonzero(codes >= UNKNOWN)
+        pair = codes[unknown] - UNKNOWN
+        known = len(self)
+        rows = np.concatenate([codes, known + (pair & 0xFFFF)])
+        rows[unknown] = known + (pair >> 16)
+        return rows, np.concatenate([np.arange(len(codes)), unknown])
+
+
+@dataclass(frozen=True)
+class StaticModel:
+    """The model file in memory, as small as it is on disk.
+
+    `packed` is (rows, dim / 2) uint8: component i in the low half of byte i, component i + dim / 2 in its high half,
+    each 0..15 for -8..7 times the row's scale. The vocabulary's rows come first, then those of the buckets.
+    """
+
+    vocabulary: Vocabulary
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    power: float
+    digest: str
+
+    @property
+    def dim(self) -> int:
+        return 2 * int(self.packed.shape[1])
+
+    def unpacked(self, rows: Codes) -> Vectors:
+        """(len(rows), dim), still to be multiplied by the rows' scales."""
+        packed = self.packed[rows]
+        half = packed.shape[1]
+        values = np.empty((len(rows), 2 * half), dtype=np.float32)
+        values[:, :half] = packed & 15
+        values[:, half:] = packed >> 4
+        values -= 8
+        return values
+
+
+def pack(matrix: Vectors) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """(rows, dim) to StaticModel's `packed` and `scales`: the scale of each row is the one with the least error."""
+    peak = np.abs(matrix).max(axis=1)
+    best = np.full(len(matrix), np.inf)
+    scales = np.ones(len(matrix), dtype=np.float32)
+    for share in np.linspace(0.4, 1.0, 13):  # cutting off the few largest components spares all the others error
+        scale = np.where(peak > 0, peak * share / 7, 1).astype(np.float32)
+        error = np.square(_quantised(matrix, scale) * scale[:, None] - matrix).sum(axis=1)
+        better = error < best
+        best[better], scales[better] = error[better], scale[better]
+    values = (_quantised(matrix, scales) + 8).astype(np.uint8)
+    half = matrix.shape[1] // 2
+    packed: NDArray[np.uint8] = values[:, :half] | values[:, half:] << np.uint8(4)
+    return packed, scales
+
+
+def _quantised(matrix: Vectors, scales: NDArray[np.float32]) -> Vectors:
+    quantised: Vectors = np.clip(np.rint(matrix / scales[:, None]), -8, 7)
+    return quantised
+
+
+def save_model(path: Path, terms: Sequence[str], matrix: Vectors, power: float) -> None:
+    """Write a model file. `matrix` holds one row a term, then those of the buckets."""
+    packed, scales = pack(matrix)
+    np.savez(
+        path,
+        format=np.array(FORMAT),
+        analyzer=np.frombuffer(ANALYZER_VERSION.encode(), dtype=np.uint8),
+        vocabulary=np.frombuffer("\n".join(terms).encode(), dtype=np.uint8),
+        packed=packed,
+        scales=scales,
+        power=np.array(power),
+    )
+
+
+@lru_cache(maxsize=2)
+def _load(path: str | None) -> StaticModel:
+    where = files("kbqa").joinpath("data", "static", "model.npz") if path is None else Path(path)
+    try:
+        content = where.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the static embedder's model {where} cannot be read: {error.strerror}") from error
+    try:
+        with np.load(BytesIO(content), allow_pickle=False) as arrays:
+            written, analyzer = int(arrays["format"]), arrays["analyzer"].tobytes().decode()
+            terms = arrays["vocabulary"].tobytes().decode().split("\n")
+            packed, scales, power = arrays["packed"], arrays["scales"], float(arrays["power"])
+    except (ValueError, KeyError, EOFError, OSError, zlib.error) as error:
+        raise ConfigError(f"{where} is not a model of the static embedder: {error}") from error
+    if (written, analyzer) != (FORMAT, ANALYZER_VERSION):
+        raise ConfigError(
+            f"{where} has format {written} for analyzer {analyzer}, this kbqa reads format {FORMAT} for analyzer "
+            f"{ANALYZER_VERSION}; train it anew with scripts/train_static_embedder.py"
+        )
+    vocabulary = Vocabulary(terms, buckets=len(packed) - len(terms))
+    return StaticModel(vocabulary, packed, scales, power, sha256(content).hexdigest())
+
+
+class StaticEmbedder:
+    """The default embedder. Safe to use from many threads: nothing changes after loading.
+
+    `fusion_weight` and `unrelated_cosine` are what the retriever needs to mix its cosines with BM25; where they come
+    from stands in docs/static-embedder.md.
+    """
+
+    name = "static"
+    fusion_weight = 0.3
+    unrelated_cosine = 0.05
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        """Loads the model that comes with kbqa, or the one at `path`. ConfigError when it cannot be read."""
+        self._model = _load(None if path is None else str(path))
+        self.dim = self._model.dim
+        self.fingerprint = f"static-{self._model.digest[:16]}-analyzer{ANALYZER_VERSION}"
+
+    def embed_passages(self, texts: Sequence[str]) -> Vectors:
+        """(n, dim); a text without any term gives a zero row."""
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for start, block in self._blocks(texts):
+            vectors[start : start + len(block)] = self._sums(block)
+        return unit_rows(vectors)
+
+    def embed_query(self, text: str) -> Vectors:
+        """(dim,)"""
+        vector: Vectors = unit_rows(self._sums([self._model.vocabulary.codes(text)]))[0]
+        return vector
+
+    def _blocks(self, texts: Sequence[str]) -> Iterator[tuple[int, list[list[int]]]]:
+        """Runs of at most BLOCK_TEXTS texts and BLOCK_TERMS terms (a longer text is alone), and where each begins."""
+        start, held = 0, 0
+        block: list[list[int]] = []
+        for at, text in enumerate(texts):
+            codes = self._model.vocabulary.codes(text)
+            if block and (held + len(codes) > BLOCK_TERMS or len(block) == BLOCK_TEXTS):
+                yield start, block
+                start, held, block = at, 0, []
+            block.append(codes)
+            held += len(codes)
+        if block:
+            yield start, block
+
+    def _sums(self, block: Sequence[Sequence[int]]) -> Vectors:
+        """(len(block), dim): for each text the sum over its terms of count ** power times the term's row."""
+        model = self._model
+        lengths = [len(codes) for codes in block]
+        codes = np.fromiter(chain.from_iterable(block), dtype=np.int64, count=sum(lengths))
+        text_of_code = np.repeat(np.arange(len(block)), lengths)
+        rows, origin = model.vocabulary.rows(codes)
+        distinct, column = np.unique(rows, return_inverse=True)
+        sums = np.zeros((len(block), self.dim), dtype=np.float32)
+        if not len(distinct):
+            return sums
+        cells = text_of_code[origin] * len(distinct) + column
+        counts = np.bincount(cells, minlength=len(block) * len(distinct)).reshape(len(block), len(distinct))
+        powers = np.arange(counts.max() + 1, dtype=np.float32) ** model.power
+        weights = powers[counts] * model.scales[distinct]
+        for start in range(0, len(distinct), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            sums += weights[:, part] @ model.unpacked(distinct[part])
+        return sums
