@@ -111,6 +111,8 @@ def is_chinese(character: str) -> bool:
 def space_between(left: str, right: str, gap: float, marked: int = 0) -> bool:
     """Whether white of `gap` em between two glyphs is a space. `marked` as in Glyph.space."""
     chinese = is_chinese(left) + is_chinese(right)
+    if marked == 2 and chinese < 2:
+        return gap > -0.5
     if chinese == 0:
         return gap > _SPACE or (marked > 0 and gap > 0.12)
     return gap > _CJK_SPACE or (marked == 2 and gap > 0.12) or (marked == 1 and chinese == 2 and gap > 0.4)

@@ -22,7 +22,7 @@ from kbqa.readers.paragraphs import Paragraph, paragraphs
 
 __all__ = ["arrange", "rows_of"]
 
-_LABEL = re.compile(r"[•●○■□◆◇▪▲△★☆※√✓–—*·\-①-⑳]|[（(\[]?[\w.]{1,4}[）)\].、．]?$")
+_LABEL = re.compile(r"[•●○■□◆◇▪▲△★☆※√✓–—*·\-①-⑳]|[（(\[]?[A-Za-z\d.]{1,4}[）)\].、．]?$")
 _NUMBER = re.compile(r"[-+(（]?[¥$€]?\d[\d,.]*[%）)]?$")
 
 

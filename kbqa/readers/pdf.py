@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import pypdfium2 as pdfium
-import pypdfium2.raw as raw
+import pypdfium2 as pdfium  # type: ignore[import-untyped]
+import pypdfium2.raw as raw  # type: ignore[import-untyped]
 
 from kbqa.errors import DocumentError
+from kbqa.readers import blankfont
 from kbqa.readers.content import Content, ReadOptions, clean
 from kbqa.readers.glyphs import Glyph, Segment, Table, join_all, segments
 from kbqa.readers.image import NEEDS_OCR, can_ocr, ocr
@@ -67,6 +68,7 @@ def read_pdf(data: bytes, options: ReadOptions) -> Content:
 
 
 def _open(data: bytes, options: ReadOptions) -> pdfium.PdfDocument:
+    blankfont.install()
     try:
         pdf = pdfium.PdfDocument(data, password=options.password)
     except pdfium.PdfiumError as error:
@@ -98,7 +100,7 @@ def _read(pdf: pdfium.PdfDocument, options: ReadOptions) -> Content:
         raise DocumentError("none of its pages can be read: it is damaged", kind="corrupt")
     warnings = _recognise(pdf, pages, options)
     if damaged := [page.number for page in pages if page.damaged]:
-        warnings.append(f"{_numbers(damaged)} damaged and not read")
+        warnings.append(f"{_numbers(damaged, 'damaged', 'damaged')} and not read")
     if attached := pdf.count_attachments():
         warnings.append(f"{attached} attached file{'s' if attached > 1 else ''} not read")
     blocks = blocks_of(_ordered(pages), _outline(pdf))
@@ -125,11 +127,11 @@ def _first_heading(blocks: Iterable[Block]) -> str:
     return best.text[:200] if best else ""
 
 
-def _numbers(pages: Sequence[int]) -> str:
-    """[3, 4, 5, 9] -> "pages 3-5, 9 are" """
+def _numbers(pages: Sequence[int], one: str, many: str) -> str:
+    """[3, 4, 5, 9] -> "pages 3-5, 9 are {many}" """
     runs = [[page for _, page in run] for _, run in groupby(enumerate(pages), lambda pair: pair[1] - pair[0])]
     named = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return f"page {named} is" if len(pages) == 1 else f"pages {named} are"
+    return f"page {named} is {one}" if len(pages) == 1 else f"pages {named} are {many}"
 
 
 # --- one page --------------------------------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ def _recognise(pdf: pdfium.PdfDocument, pages: list[_Page], options: ReadOptions
     remedy = NEEDS_OCR if options.ocr else "text recognition is switched off"
     if not any(page.main for page in pages):
         raise DocumentError(f"its pages are images without text; to recognise them: {remedy}", kind="needs-ocr")
-    return [f"{_numbers([page.number for page in pictures])} images and not read: {remedy}"]
+    return [f"{_numbers([page.number for page in pictures], 'an image', 'images')} and not read: {remedy}"]
 
 
 def _scanned(pdf: pdfium.PdfDocument, number: int) -> tuple[list[Segment], list[list[Segment]], float]:

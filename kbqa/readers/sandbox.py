@@ -229,7 +229,7 @@ class _Worker:
                     return outcome
         except (EOFError, OSError):
             return self._failed(self._death(), "crashed")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             return self._failed(f"the reader sent something else than a document: {error}", "crashed")
         if time.monotonic() < self.deadline:
             return None
@@ -382,7 +382,7 @@ def to_json(document: Document) -> dict[str, Any]:
 
 def from_json(found: object, source: str) -> Document:
     """The document that `to_json` took apart. Raises TypeError, ValueError or KeyError for anything else."""
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found["metadata"], dict):
         raise TypeError("no object")
     blocks = tuple(_block(*fields) for fields in found["blocks"])
     metadata = {_string(key): value for key, value in found["metadata"].items()}
