@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
-from pydantic import Field, InstanceOf
+from pydantic import Field, GetPydanticSchema
+from pydantic_core.core_schema import is_instance_schema
 
 from kbqa.build import Installation
 from kbqa.chain import KnowledgeBase
@@ -19,6 +20,10 @@ from kbqa.config import find_home
 from kbqa.types import Embedder, Hit
 
 __all__ = ["KbqaEmbeddings", "KbqaRetriever", "open_retriever"]
+
+
+# Checked to be one and otherwise left alone: pydantic would look into its fields, as it is a dataclass.
+_KnowledgeBase = Annotated[KnowledgeBase, GetPydanticSchema(lambda cls, handler: is_instance_schema(cls))]
 
 
 class KbqaRetriever(BaseRetriever):
@@ -29,7 +34,7 @@ class KbqaRetriever(BaseRetriever):
     is returned at all: 0.5 is what `kbqa ask` refuses at.
     """
 
-    knowledge_base: InstanceOf[KnowledgeBase]
+    knowledge_base: _KnowledgeBase
     k: int = Field(default=4, ge=1)
     min_confidence: float = Field(default=0.0, ge=0, le=1)
 
