@@ -7,14 +7,11 @@ and turns whatever goes wrong there into a DocumentError. The formats know nothi
 from __future__ import annotations
 
 import hashlib
-import struct
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path, PurePath
-from xml.etree.ElementTree import ParseError
 
 from kbqa.errors import DocumentError
 from kbqa.readers.content import Content, Reader, ReadOptions
@@ -106,8 +103,10 @@ def read_content(data: bytes, source: str, options: ReadOptions) -> tuple[str, C
         return format or "unstructured", _checked(content, format, source, options)
     except DocumentError as error:
         raise DocumentError(f"{source}: {error}", kind=error.kind) from error
-    except Exception as error:  # whatever a parser trips over, this file fails alone
-        raise _translated(error, source, format) from error
+    except BaseException as error:  # whatever a parser trips over, this file fails alone
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of a library written in Rust
+            raise _translated(error, source, format) from error
+        raise
 
 
 def _checked(content: Content, format: str, source: str, options: ReadOptions) -> Content:
@@ -159,7 +158,7 @@ def _other_reader(format: str, source: str) -> Reader:
     )
 
 
-def _translated(error: Exception, source: str, format: str) -> DocumentError:
+def _translated(error: BaseException, source: str, format: str) -> DocumentError:
     """What a library's exception means to the owner of the file, in one line."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, MemoryError):
@@ -168,6 +167,6 @@ def _translated(error: Exception, source: str, format: str) -> DocumentError:
         return DocumentError(f"{source}: its parts are nested too deeply", kind="malformed")
     if isinstance(error, ImportError):
         return DocumentError(f"{source}: a package needed to read it is missing: {reason}", kind="missing-extra")
-    if isinstance(error, (zipfile.BadZipFile, ParseError, struct.error, EOFError, KeyError)):
-        return DocumentError(f"{source}: is damaged: {reason}", kind="corrupt")
-    return DocumentError(f"{source}: cannot be read as {format or 'any format'}: {reason}", kind="malformed")
+    if format in TEXTUAL:
+        return DocumentError(f"{source}: cannot be read as {format}: {reason}", kind="malformed")
+    return DocumentError(f"{source}: is damaged ({type(error).__name__}: {reason})", kind="corrupt")

@@ -25,9 +25,9 @@ __all__ = ["read_md"]
 
 _FRONT_MATTER = re.compile(r"\A\ufeff?(?:---|\+\+\+)[ \t]*\n(.*?)\n(?:---|\+\+\+|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _FIELD = re.compile(r"""^(title|summary|description)[ \t]*[:=][ \t]*(["']?)(.+?)\2[ \t]*$""", re.MULTILINE)
-_SHORTCODE = re.compile(r"\{\{[<%].*?[>%]\}\}")  # Hugo: {{< copyable "sql" >}}
+_SHORTCODE = re.compile(r"\{\{[<%][^\n{}]*\}\}")  # Hugo: {{< copyable "sql" >}}
 _ANCHOR = re.compile(r"\s*\{#[\w.:-]+\}\s*$")  # ## Title {#id}
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_COMMENT = re.compile(r"<!--(?:[^<]|<(?!!--))*?-->")  # ends before the next one begins: stays linear
 _SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
 _TABLE = re.compile(r"<table\b.*?(?:</table\s*>|\Z)", re.DOTALL | re.IGNORECASE)
 

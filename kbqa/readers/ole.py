@@ -25,13 +25,13 @@ class _Sectors:
 
     def chain(self, start: int) -> bytes:
         parts = []
-        for _ in range(len(self.table)):
+        for _ in range(len(self.table) + 1):
             if start >= _END or start >= len(self.table):
-                break
+                return b"".join(parts)
             at = self.offset + start * self.size
             parts.append(self.data[at : at + self.size])
             start = self.table[start]
-        return b"".join(parts)
+        raise DocumentError("is damaged: its parts form a circle", kind="corrupt")
 
 
 def streams(data: bytes) -> dict[str, bytes]:
@@ -72,6 +72,8 @@ def _streams(data: bytes) -> Iterator[tuple[str, bytes]]:
     small = _Sectors(sectors.chain(root_start), 64, 0, _numbers(sectors.chain(small_start)))
     for path, entry in _walk(entries):
         start, length = struct.unpack_from("<II", entry, 116)
+        if length > len(data):
+            raise DocumentError("is damaged: one of its streams is said to be longer than the file", kind="corrupt")
         yield path, (small if length < small_limit else sectors).chain(start)[:length]
 
 

@@ -72,7 +72,7 @@ _MAIL = re.compile(rb"(?:(?:[A-Za-z][A-Za-z0-9-]*:[^\n]*|[ \t][^\n]*)\r?\n)*?(?:
 
 
 def detect(data: bytes, name: str) -> str:
-    """The format of `data`, which came under `name`; "" if neither tells. Raises DocumentError for broken containers."""
+    """The format of `data`, which came under `name`; "" if neither tells. A broken container is a DocumentError."""
     suffix = BY_SUFFIX.get(PurePath(name).suffix.lower(), "")
     head = data[:4096]
     if head.startswith(_OLE):

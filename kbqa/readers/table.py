@@ -17,6 +17,7 @@ from kbqa.readers.archive import check_markup, open_container
 from kbqa.readers.content import Content, ReadOptions, heading_block
 from kbqa.readers.encoding import decode
 from kbqa.readers.grid import is_figure, table_blocks
+from kbqa.readers.ole import streams
 from kbqa.readers.workbook import SheetFacts, inspect
 from kbqa.types import Block
 
@@ -40,6 +41,8 @@ def read_workbook(data: bytes, options: ReadOptions) -> Content:
         with open_container(data, options) as container:
             check_markup(container)
             facts = inspect(container)
+    elif data.startswith(b"\xd0\xcf"):
+        streams(data)  # refuses lengths that calamine would believe and reserve gigabytes for
     try:
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(data))
         names = [sheet.name for sheet in workbook.sheets_metadata if sheet.typ != SheetTypeEnum.ChartSheet]
