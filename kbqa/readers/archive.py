@@ -33,10 +33,8 @@ def open_container(data: bytes, options: ReadOptions) -> Iterator[zipfile.ZipFil
             if len(members) > _MAX_MEMBERS:
                 raise DocumentError(f"holds {len(members):,} parts; refused as a zip bomb", kind="bomb")
             if (total := sum(member.file_size for member in members)) > options.max_uncompressed_bytes:
-                raise DocumentError(
-                    f"unpacks to {total:,} bytes, {options.max_uncompressed_bytes:,} are allowed; refused as a zip bomb",
-                    kind="bomb",
-                )
+                limit = options.max_uncompressed_bytes
+                raise DocumentError(f"unpacks to {total:,} bytes, {limit:,} are allowed; refused as a zip bomb", "bomb")
             for member in members:
                 if member.flag_bits & 1:
                     raise DocumentError("is protected by a password; save a copy without one", kind="encrypted")

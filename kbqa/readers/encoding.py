@@ -12,7 +12,7 @@ import codecs
 import re
 from functools import lru_cache
 
-__all__ = ["decode"]
+__all__ = ["decode", "utf16"]
 
 _BOMS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -39,7 +39,7 @@ def decode(data: bytes, declared: str = "") -> tuple[str, tuple[str, ...]]:
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return _replacing(data[len(mark) :], encoding)
-    if b"\0" in data[:_SAMPLE] and (wide := _wide(data, _PLAUSIBLE)):
+    if b"\0" in data[:_SAMPLE] and (wide := utf16(data, _PLAUSIBLE)):
         return _replacing(data, wide)
     try:
         return data.decode("utf-8"), ()
@@ -47,7 +47,7 @@ def decode(data: bytes, declared: str = "") -> tuple[str, tuple[str, ...]]:
         pass
     if _mostly_utf8(data):
         return _replacing(data, "utf-8")
-    return _replacing(data, _declared(data, declared) or _wide(data, 0.9) or _guess(data[:_SAMPLE]))
+    return _replacing(data, _declared(data, declared) or utf16(data, 0.9) or _guess(data[:_SAMPLE]))
 
 
 def _replacing(data: bytes, encoding: str) -> tuple[str, tuple[str, ...]]:
@@ -112,12 +112,12 @@ def _share(text: str, encoding: str) -> float:
     return sum(char in chars for char in letters) / len(letters) if letters else 0.0
 
 
-def _wide(data: bytes, threshold: float) -> str:
+def utf16(data: bytes, threshold: float) -> str:
     """UTF-16 without a mark, either way round, if `threshold` of its characters are everyday ones; else ""."""
     if len(data) % 2:
         return ""
-    everyday = frozenset().union(*map(_everyday, ("gb18030", "big5hkscs", "cp932")))
     shares = {}
+    everyday = frozenset().union(*map(_everyday, ("gb18030", "big5hkscs", "cp932")))
     for encoding in ("utf-16-le", "utf-16-be"):
         text = data[: min(len(data), _SAMPLE)].decode(encoding, errors="replace")
         good = sum("\x20" <= char <= "\x7e" or char in "\r\n\t" or char in everyday for char in text)

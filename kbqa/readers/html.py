@@ -28,7 +28,7 @@ _NOISE += ["select", "datalist", "rp", "annotation"]
 _NAVIGATION = "nav, [role=navigation], [role=search], [aria-hidden=true]"
 _MENUS = ".nav, .navbar, .navigation, .breadcrumb, .breadcrumbs, #nav, #navbar, #navigation"
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
-_BLOCKS = frozenset(  # noqa: SIM905
+_BLOCKS = frozenset(
     """address article aside blockquote body center dd details dialog dir div dl dt fieldset figcaption figure footer
     form header hgroup hr legend li main menu nav ol optgroup option p section summary tbody td tfoot th thead tr ul
     caption""".split()
@@ -207,7 +207,9 @@ def _is_layout(table: LexborNode, cells: list[list[LexborNode]]) -> bool:
         return True
     if table.css_first("th, caption, thead") is not None:
         return False
-    return table.css_first("table, h1, h2, h3, form, article, section") is not None
+    if table.css_first("h1, h2, h3, form, article, section") is not None:
+        return True
+    return any(inner.mem_id != table.mem_id for inner in table.css("table"))
 
 
 def _leading_headers(rows: list[LexborNode], cells: list[list[LexborNode]]) -> Iterator[LexborNode]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from email import message_from_bytes, policy
-from email.header import decode_header, make_header
+from email import message_from_bytes
+from email.header import decode_header
 from email.message import Message
+from email.policy import Compat32
 from email.utils import parsedate_to_datetime
 
 from kbqa.analyzer import CJK
@@ -26,9 +27,18 @@ _MAX_ATTACHMENTS = 100
 _UNTOLD = ("image", "audio", "video")  # pictures in mails are logos and signatures far more often than scans
 
 
+class _RawHeaders(Compat32):
+    """Headers may hold, against the standard, plain GBK or UTF-8 bytes: those are text to us, not question marks."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        if any("\udc80" <= char <= "\udcff" for char in value):
+            return decode(value.encode("ascii", "surrogateescape"))[0]
+        return value
+
+
 def read_eml(data: bytes, options: ReadOptions, read_attachment: ReadAttachment) -> Content:
     """`read_attachment` reads the bytes of an attachment under its name; its DocumentErrors become warnings."""
-    message = message_from_bytes(data.lstrip(b"\r\n"), policy=policy.compat32)
+    message = message_from_bytes(data.lstrip(b"\r\n"), policy=_RawHeaders())
     subject = _header(message, "Subject")
     headers = {key: value for key in _LABELS if (value := _header(message, key))}
     chinese = re.search(f"[{CJK}]", "".join(headers.values())) is not None
@@ -50,11 +60,8 @@ def read_eml(data: bytes, options: ReadOptions, read_attachment: ReadAttachment)
 
 
 def _header(message: Message, key: str) -> str:
-    """A header in plain text: RFC 2047 words decoded, raw bytes guessed, a date as ISO."""
-    raw = message.get(key)
-    if raw is None:
-        return ""
-    text = _unicode(raw)
+    """A header in plain text: encoded words decoded, a date as ISO."""
+    text = _unicode(message.get(key, ""))
     if key == "Date":
         try:
             return parsedate_to_datetime(text).isoformat(" ", "minutes")
@@ -63,18 +70,13 @@ def _header(message: Message, key: str) -> str:
     return text
 
 
-def _unicode(raw: object) -> str:
-    """Headers hold encoded words, or, against the standard, plain GBK or UTF-8 bytes (surrogates in Python's eyes)."""
-    text = str(raw)
-    if any("\udc80" <= char <= "\udcff" for char in text):
-        return one_line(decode(text.encode("ascii", "surrogateescape"))[0])
-    parts = []
+def _unicode(text: str) -> str:
+    """RFC 2047 words decoded; the character set they name is checked like any other."""
     try:
-        for part, charset in decode_header(text):
-            parts.append(decode(part, charset or "")[0] if isinstance(part, bytes) else part)
+        parts = decode_header(text)
     except (ValueError, LookupError):  # malformed base64 in an encoded word
         return one_line(text)
-    return one_line("".join(parts)) if parts else one_line(str(make_header([(text, None)])))
+    return one_line("".join(decode(p, charset or "")[0] if isinstance(p, bytes) else p for p, charset in parts))
 
 
 def _name(part: Message) -> str:

@@ -24,7 +24,7 @@ class _Sectors:
         self.data, self.size, self.offset, self.table = data, size, offset, table
 
     def chain(self, start: int) -> bytes:
-        parts = []
+        parts: list[bytes] = []
         for _ in range(len(self.table) + 1):
             if start >= _END or start >= len(self.table):
                 return b"".join(parts)

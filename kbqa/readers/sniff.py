@@ -11,6 +11,7 @@ import zipfile
 from pathlib import PurePath
 
 from kbqa.errors import DocumentError
+from kbqa.readers.encoding import utf16
 
 __all__ = ["BY_SUFFIX", "detect"]
 
@@ -55,6 +56,7 @@ _MAGIC = (
     (b"II*\x00", "image"),
     (b"MM\x00*", "image"),
 )
+_CONTROL = (*range(0x07), *range(0x0E, 0x15))  # that no text needs
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _OLE_STREAMS = (  # looked for in this order
     ("EncryptedPackage", "encrypted"),
@@ -105,19 +107,12 @@ def _textual(head: bytes, suffix: str) -> str:
 
 
 def looks_like_text(data: bytes) -> bool:
-    """Whether `data` can be text in any encoding: UTF-16 is recognised by where its NUL bytes stand."""
+    """Whether `data` can be text in any encoding: hardly any control characters, or UTF-16 that makes sense."""
     sample = data[:65536]
     if sample.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
         return True
-    control = sum(
-        sample.count(byte) for byte in (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x0e", b"\x0f")
-    )
-    nul = sample.count(0)
-    if nul:
-        even = sample[::2].count(0)
-        lopsided = max(even, nul - even) > 20 * min(even, nul - even)
-        return lopsided and control < len(sample) // 100
-    return control <= len(sample) // 200
+    control = sum(sample.count(byte) for byte in _CONTROL)
+    return control <= len(sample) // 200 or utf16(data, 0.7) != ""
 
 
 def _inside_ole(data: bytes, suffix: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines: flat records become a table, records with long texts a block each, the rest lines `path: value`."""
+"""JSON and JSON Lines: flat records become a table, records with long texts a block each, the rest `path: value`."""
 
 from __future__ import annotations
 

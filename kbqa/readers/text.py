@@ -87,7 +87,7 @@ def _title(paragraphs: Sequence[str]) -> str:
     first, *rest = paragraphs[0].split("\n")
     first = first.strip()
     alone = bool(rest) or len(paragraphs) > 1
-    named = re.search(r"[:：=|\t]|^[-*•●\d]", first) is None
+    named = re.search(r"[:：=|,，\t]|^[-*•●\d]", first) is None
     return first if alone and named and len(first) <= _MAX_HEADING and not first.endswith(_ENDS_SENTENCE) else ""
 
 
