@@ -105,6 +105,7 @@ class Installation:
         rebuild: bool = False,
         on_file: OnFile = lambda report: None,
         on_plan: Callable[[Plan], None] = lambda plan: None,
+        on_start: Callable[[str], None] = lambda source: None,
     ) -> IngestReport:
         """Mirror knowledge/<name>/ (or just `paths` in it) into the base, which is made when it does not exist.
 
@@ -121,11 +122,11 @@ class Installation:
             with Store.rebuild(base, self.passport) as writer:
                 ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
                 ingestion.add(pushed)
-                return ingestion.mirror(folder, {}, limits, on_plan=on_plan)
+                return ingestion.mirror(folder, {}, limits, on_plan=on_plan, on_start=on_start)
         with self._made(name, base) as store, store.write() as writer:
             known = {document.source: document for document in store.documents()}
             ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
-            return ingestion.mirror(folder, known, limits, paths=paths, on_plan=on_plan)
+            return ingestion.mirror(folder, known, limits, paths=paths, on_plan=on_plan, on_start=on_start)
 
     def add_documents(self, name: str | None, documents: Iterable[Document]) -> IngestReport:
         """Documents that have no file, into a base that is made when it does not exist."""

@@ -199,6 +199,7 @@ class Ingestion:
         *,
         paths: Sequence[Path] | None = None,
         on_plan: Callable[[Plan], None] = lambda plan: None,
+        on_start: Callable[[str], None] = lambda source: None,
     ) -> IngestReport:
         """Make the base hold what `folder` (or just `paths` in it) holds; the report lists every file."""
         found = scan(folder, paths)
@@ -214,7 +215,7 @@ class Ingestion:
         for source in todo.remove:
             self._writer.remove(source)
             self._report(FileReport(source, "removed"))
-        self._read(self._changed(todo.read, found, indexed), found, limits)
+        self._read(_told(self._changed(todo.read, found, indexed), on_start), found, limits)
         return self.finish()
 
     def add(self, documents: Iterable[Document], known: Iterable[str] = ()) -> IngestReport:
@@ -307,6 +308,13 @@ class Ingestion:
     def _report(self, report: FileReport) -> None:
         self._reports.append(report)
         self._on_file(report)
+
+
+def _told(jobs: Iterable[tuple[Path, str]], on_start: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
+    """The same jobs; `on_start` hears of each as it is taken."""
+    for path, source in jobs:
+        on_start(source)
+        yield path, source
 
 
 def embedded_text(chunk: Chunk) -> str:

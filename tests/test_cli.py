@@ -471,7 +471,7 @@ def test_doctor_names_what_is_wrong_and_what_mends_it(built):
     assert set(told) == {"findings", "failed", "warned"}
     assert {frozenset(finding) for finding in told["findings"]} == {frozenset({"level", "subject", "detail", "remedy"})}
     by_subject = {finding["subject"]: finding for finding in told["findings"]}
-    assert {"python", "sqlite", "faiss", "tantivy", "configuration", "disk", "embedder", "base default"} <= set(
+    assert {"python", "sqlite", "faiss-cpu", "tantivy", "configuration", "disk", "embedder", "base default"} <= set(
         by_subject
     )
     assert by_subject["base default"]["level"] == "warn"

@@ -60,7 +60,7 @@ def _show_hit(rank: int, hit: Hit) -> None:
     page = f"第{chunk.page}页" if chunk.page is not None else ""
     where = " · ".join(filter(None, (shown(chunk.source), page, shown(chunk.heading))))
     say(f"{rank}. {where}  ({hit.score:.2f})", bold=True)
-    lines = chunk.passage.splitlines()
+    lines = [line for line in chunk.passage.splitlines() if line.strip()]
     kept = lines[:HIT_LINES] if is_terminal() else lines
     for line in kept:
         say(f"   {shown(line)}")

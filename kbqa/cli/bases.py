@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,18 +129,14 @@ def _document_fields(document: StoredDocument) -> dict[str, Any]:
         "error": document.error,
         "error_kind": document.error_kind,
         "warnings": list(document.warnings),
-        "updated_at": _time(document.updated_at),
+        "updated_at": datetime.fromtimestamp(document.updated_at, UTC).isoformat(timespec="seconds"),
     }
 
 
 def _document_row(document: StoredDocument) -> tuple[object, ...]:
     error = document.error.removeprefix(f"{document.source}: ")
-    pages, taken_in = document.pages, _time(document.updated_at)
-    return document.status, document.source, document.chunks, pages, taken_in, error
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
+    taken_in = f"{datetime.fromtimestamp(document.updated_at):%Y-%m-%d %H:%M}"
+    return document.status, document.source, document.chunks, document.pages, taken_in, error
 
 
 @bases.command()
@@ -184,7 +180,7 @@ def verify(session: Session, name: str, no_mend: bool) -> None:
         for finding in report.findings:
             say(f"{'mended' if finding.mended else 'not mended'}: {shown(finding.what)}")
         state, colour = ("sound", "green") if report.sound else ("damaged", "red")
-        say(f"{shown(name)} is {state}: {report.documents} documents, {report.chunks} passages", fg=colour)
+        say(f"{shown(name)} is {state}: {report.chunks} passages of {report.documents} files", fg=colour)
     click.get_current_context().exit(0 if report.sound else 1)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Command", "Group", "Root", "Session", "base_name", "kb_option", "known_names", "pass_session", "typed"]
 
+WRITERS = ("ingest", "add", "kb")
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -108,7 +109,8 @@ class Root(Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            complain("\ninterrupted; everything that was reported as done is kept")
+            kept = "; everything that was reported as done is kept" if ctx.invoked_subcommand in WRITERS else ""
+            complain(f"\ninterrupted{kept}")
             ctx.exit(INTERRUPTED)
         except (KbqaError, OSError) as error:
             if os.environ.get("KBQA_DEBUG") or _is_broken_pipe(error):

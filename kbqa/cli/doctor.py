@@ -35,6 +35,7 @@ MARKS: dict[Level, tuple[str, str]] = {
     "fail": ("FAIL", "red"),
 }
 LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "docx", "pptx", "python_calamine", "pypdfium2", "selectolax")
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "docx": "python-docx", "pptx": "python-pptx"}  # module -> where they differ
 EXTRAS = {
     "ocr": "reads scans and images",
     "legacy": "reads .doc and .ppt",
@@ -106,14 +107,12 @@ def _python() -> Finding:
 
 
 def _library(module: str) -> Finding:
-    distribution = {"faiss": "faiss-cpu", "docx": "python-docx", "pptx": "python-pptx"}.get(module, module)
+    name = DISTRIBUTIONS.get(module, module)
     try:
         import_module(module)
-        return Finding("ok", module, version(distribution))
     except (ImportError, OSError) as error:  # OSError: a library of the system is missing
-        return Finding("fail", module, f"cannot be loaded: {error}", f"pip install --force-reinstall {distribution}")
-    except PackageNotFoundError:
-        return Finding("ok", module, "present")
+        return Finding("fail", name, f"cannot be loaded: {error}", f"pip install --force-reinstall {name}")
+    return Finding("ok", name, version(name) if _installed(name) else "present")
 
 
 # --- what can be added -----------------------------------------------------------------------------------------------

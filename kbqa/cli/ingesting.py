@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +83,15 @@ def add(session: Session, files: tuple[Path, ...], kb: str, replace: bool) -> No
 def _run(
     session: Session, installation: Installation, name: str, paths: Sequence[Path] | None, rebuild: bool = False
 ) -> IngestReport:
-    with _progress(session.json) as (on_plan, on_file):
-        report = installation.ingest(name, paths, rebuild=rebuild, on_plan=on_plan, on_file=on_file)
+    with _progress(session.json) as listener:
+        report = installation.ingest(
+            name,
+            paths,
+            rebuild=rebuild,
+            on_file=listener.on_file,
+            on_plan=listener.on_plan,
+            on_start=listener.on_start,
+        )
     print_report(report, session.json)
     return report
 
@@ -95,24 +103,30 @@ def _exit(report: IngestReport) -> None:
 
 # --- while it runs ---------------------------------------------------------------------------------------------------
 
-OnPlan = Callable[["Plan"], None]
-OnFile = Callable[[FileReport], None]
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """What ingestion calls as it goes on: with its plan, each source it begins to read, each file that is done."""
+
+    on_file: Callable[[FileReport], None]
+    on_plan: Callable[[Plan], None] = lambda plan: None
+    on_start: Callable[[str], None] = lambda source: None
 
 
 @contextmanager
-def _progress(json: bool) -> Iterator[tuple[OnPlan, OnFile]]:
-    """What to call with the plan and with each file that is done: a bar, or a line a file."""
+def _progress(json: bool) -> Iterator[_Listener]:
     if json:
-        yield lambda plan: None, lambda file: print_json(file_fields(file))
+        yield _Listener(lambda file: print_json(file_fields(file)))
     elif not is_terminal():
-        yield lambda plan: None, _print_file
+        yield _Listener(_print_file)
     else:
-        with _bar() as calls:
-            yield calls
+        with _bar() as listener:
+            yield listener
 
 
 @contextmanager
-def _bar() -> Iterator[tuple[OnPlan, OnFile]]:
+def _bar() -> Iterator[_Listener]:
+    """How many files are done, and the one that is being read (the longest so far, when there are several)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     file_column = TextColumn("{task.description}", markup=False)
@@ -120,15 +134,25 @@ def _bar() -> Iterator[tuple[OnPlan, OnFile]]:
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("looking", total=None)
         awaited: set[str] = set()
+        reading: dict[str, None] = {}  # a set that keeps its order
 
         def on_plan(plan: Plan) -> None:
             awaited.update(plan.read)
-            progress.update(task, total=len(awaited), description="reading")
+            progress.update(task, total=len(awaited))
+
+        def on_start(source: str) -> None:
+            reading[source] = None
+            describe()
 
         def on_file(file: FileReport) -> None:
-            progress.update(task, advance=int(file.source in awaited), description=shown(file.source))
+            reading.pop(file.source, None)
+            progress.update(task, advance=int(file.source in awaited))
+            describe()
 
-        yield on_plan, on_file
+        def describe() -> None:
+            progress.update(task, description=shown(next(iter(reading), "")))
+
+        yield _Listener(on_file, on_plan, on_start)
 
 
 def _print_file(file: FileReport) -> None:

@@ -18,7 +18,7 @@ __all__ = ["read"]
 def read(session: Session, file: Path) -> None:
     """Show what ingestion would see of FILE. Nothing is stored."""
     from kbqa.config import load_config
-    from kbqa.readers import ReadOptions
+    from kbqa.readers import ReadOptions, supports
     from kbqa.readers.sandbox import read_one
 
     limits = load_config(session.home).knowledge
@@ -41,6 +41,11 @@ def read(session: Session, file: Path) -> None:
     complain(
         f"{shown(document.source)}: {document.reader}{pages}, {document.tables} tables, {len(document.text)} characters"
     )
+    if not supports(file):
+        complain(
+            f"ingestion leaves it out: kbqa does not take in {shown(file.suffix) or 'files without a suffix'}",
+            fg="yellow",
+        )
     for warning in document.warnings:
         complain(f"not read: {shown(warning)}", fg="yellow")
     say(shown(document.text, lines=True))

@@ -20,6 +20,7 @@ __all__ = ["cited", "complain", "is_terminal", "prepare_streams", "print_json", 
 
 # Everything that moves the cursor, starts an escape sequence, ends a line or turns the direction of writing.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+NEVER_WRAPPED = ("status", "taken in", "size")  # columns
 QUOTE_CHARACTERS = 120  # of a quote on one line; the whole of it is in --json
 
 
@@ -55,12 +56,12 @@ def prepare_streams() -> None:
 
 def say(text: str = "", *, end: str = "\n", **style: Any) -> None:
     """A line on standard output; `style` (fg, bold, dim) shows on a terminal only, and not under NO_COLOR."""
-    click.secho(f"{text}{end}", nl=False, color=_colours(sys.stdout), **style)
+    click.echo((click.style(text, **style) if style else text) + end, nl=False, color=_colours(sys.stdout))
 
 
 def complain(text: str, **style: Any) -> None:
     """A line on standard error."""
-    click.secho(text, err=True, color=_colours(sys.stderr), **style)
+    click.echo(click.style(text, **style) if style else text, err=True, color=_colours(sys.stderr))
 
 
 def _colours(stream: TextIO) -> bool:
@@ -84,7 +85,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        drawn.add_column(column, overflow="fold")
+        drawn.add_column(column, overflow="fold", no_wrap=column in NEVER_WRAPPED)
     for row in texts:
         drawn.add_row(*row)
     Console(markup=False, emoji=False, highlight=False).print(drawn)
