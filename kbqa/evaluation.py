@@ -20,7 +20,7 @@ from typing import Any
 
 from kbqa.analyzer import question_terms
 from kbqa.chain import KnowledgeBase
-from kbqa.errors import ConfigError
+from kbqa.errors import ConfigError, QuestionError
 from kbqa.types import Block, Document
 
 __all__ = ["ArmScores", "Benchmark", "RetrievalReport", "evaluate_retrieval", "load_benchmark"]
@@ -121,7 +121,10 @@ def _arms(kb: KnowledgeBase) -> dict[str, Arm]:
         return [chunk_id for chunk_id, _ in kb.store.search_vectors(kb.embedder.embed_query(question), DEEP)]
 
     def hybrid(question: str) -> Sequence[int]:
-        return [hit.chunk.id for hit in kb.search(question, DEEP).hits]
+        try:
+            return [hit.chunk.id for hit in kb.search(question, DEEP).hits]
+        except QuestionError:  # a benchmark may hold an empty question: nothing is found for it
+            return []
 
     return {"lexical": lexical, "dense": dense, "hybrid": hybrid}
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kbqa.analyzer import analyze, fold, question_terms
+from kbqa.questions import gap_fillers, identifiers
 from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import CELL_SEPARATOR, REFUSAL, GenerationRequest, Hit, Piece
 
@@ -23,28 +24,11 @@ CONTEXT_SHARE = 0.5  # what a word is worth that stands in the heading path or t
 BEFORE_SHARE = 0.3  # ... or in the two sentences before, which the sentence may lean on
 BIGRAM_SHARE = 0.4  # of a word's weight, for the share of its character pairs found where the word itself is not
 GAP_BONUS = 0.25  # for something that could fill the question's gap
+PINNED_BONUS = 0.25  # for the numbers and model names of the question
 NEXT_BEST = 0.8  # a further sentence must score so much of the best one and add words that are not answered yet
 RANK_DECAY = 0.03
 
 _ONLY_HEADING = re.compile(r"[^。！？；!?]{1,12}")
-
-# What fills the gap of a question, by its question word. 「约」 of digits and Chinese numerals.
-_NUMERAL = r"[\d一二三四五六七八九十百千万亿两半几]"
-_GAPS: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = (
-    (
-        re.compile(r"什么时候|何时|哪一?年|哪一?天|几月|几号|日期|时间|多久|多长时间|几点|\bwhen\b"),
-        re.compile(rf"{_NUMERAL}+\s*(?:年|月|日|号|天|周|点|时|小时|分钟|秒|个月|个工作日)|周[一二三四五六日]|\d{{4}}"),
-    ),
-    (
-        re.compile(
-            r"多少|几[个次天位家种年月名倍]|多[大高长远宽重快]|比例|金额|价格|费用|\bhow (many|much|long|far)\b"
-        ),
-        re.compile(rf"{_NUMERAL}+"),
-    ),
-    (re.compile(r"电话|热线|号码"), re.compile(r"\d[\d\-]{2,}")),
-    (re.compile(r"地址|网址|邮箱|url"), re.compile(r"[\w.\-]+[@./:][\w.\-/]+|[路街号楼室]")),
-    (re.compile(r"为什么|为何|原因|\bwhy\b"), re.compile(r"因为|由于|因此|所以|导致|原因|为了|because|due to")),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +76,7 @@ def choose(question: str, hits: Sequence[Hit], weights: Mapping[str, float], mos
 def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]) -> Iterator[_Candidate]:
     words = question_terms(question).words
     mass = sum(weights.get(word, 1.0) for word in words) or 1.0
-    gaps = [filler for asked, filler in _GAPS if asked.search(fold(question))]
+    gaps, pinned = gap_fillers(question), identifiers(question)
     for rank, hit in enumerate(hits):
         chunk = hit.chunk
         before = _Words("")

@@ -67,7 +67,7 @@ class Retriever:
             if chunk_id in chunks
         ]
         hits = hits[:k]
-        return Retrieval(tuple(hits), confidence(terms, weights, hits), weights)
+        return Retrieval(tuple(hits), confidence(question, terms, weights, hits), weights)
 
     def _usable(self, question: str) -> str:
         question = question.strip()
