@@ -25,7 +25,7 @@ _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w:.-]+)", re
 _XML_ENCODING = re.compile(rb"^\s*<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([\w:.-]+)", re.IGNORECASE)
 _NOISE = ["script", "style", "noscript", "template", "svg", "iframe", "object", "embed", "canvas", "audio", "video"]
 _NOISE += ["select", "datalist", "rp", "annotation"]
-_NAVIGATION = "nav, [role=navigation], [role=search], [aria-hidden=true]"
+_NAVIGATION = "nav, [role=navigation], [role=search]"
 _MENUS = ".nav, .navbar, .navigation, .breadcrumb, .breadcrumbs, #nav, #navbar, #navigation"
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
 _BLOCKS = frozenset(
@@ -66,18 +66,24 @@ def html_content(text: str) -> tuple[str, list[Block]]:
     heading = tree.css_first("head title") or tree.css_first("title")
     title = one_line(heading.text()) if heading else ""
     tree.strip_tags(_NOISE)
-    body = tree.body
-    if body is None:
+    if tree.body is None:
         return title, []
-    everything = len(body.text(strip=True))
-    navigation = [
-        node for node in body.css(_NAVIGATION) if node.tag not in ("body", "main", "article", "math", "span", "i")
-    ]
-    kept = everything - sum(len(node.text(strip=True)) for node in navigation)
-    if kept > 0.1 * everything:
-        for node in navigation:
-            node.decompose()
-    return title, list(_Walk().blocks(body))
+    everything = list(_Walk().blocks(tree.body))
+    _drop_navigation(tree.body)
+    main = list(_Walk().blocks(tree.body))
+    return title, main if _length(main) > 0.1 * _length(everything) else everything
+
+
+def _length(blocks: list[Block]) -> int:
+    return sum(len(block.text) for block in blocks)
+
+
+def _drop_navigation(body: LexborNode) -> None:
+    found = [node for node in body.css(_NAVIGATION) if node.tag not in ("main", "article", "span")]
+    found += [node for node in body.css(_MENUS) if _is_menu(node)]
+    found += [node for node in body.css("header ul, footer ul, aside ul") if _is_link_list(node)]
+    for node in found:
+        node.remove()
 
 
 def _is_menu(node: LexborNode) -> bool:
@@ -85,6 +91,13 @@ def _is_menu(node: LexborNode) -> bool:
     if node.css_first("p, table, h1, h2, h3, pre") is not None:
         return False
     return len(node.text(strip=True)) < 300
+
+
+def _is_link_list(node: LexborNode) -> bool:
+    """A list of five links or more and hardly any other words: languages, sections, friends of the site."""
+    links = node.css("a")
+    linked = sum(len(link.text(strip=True)) for link in links)
+    return len(links) >= 5 and linked > 0.8 * len(node.text(strip=True))
 
 
 def html_blocks(text: str) -> list[Block]:
@@ -213,10 +226,12 @@ def _is_layout(table: LexborNode, cells: list[list[LexborNode]]) -> bool:
 
 
 def _leading_headers(rows: list[LexborNode], cells: list[list[LexborNode]]) -> Iterator[LexborNode]:
-    """The first rows that lie in <thead> or consist of <th> alone."""
-    for row, row_cells in zip(rows, cells, strict=True):
+    """The first rows that lie in <thead> or consist of <th> alone; a few <th> further down begin a group of rows."""
+    widths = [sum(_span(cell, "colspan") for cell in row) for row in cells]
+    for index, (row, row_cells) in enumerate(zip(rows, cells, strict=True)):
         in_head = row.parent is not None and row.parent.tag == "thead"
-        if not in_head and not (row_cells and all(cell.tag == "th" for cell in row_cells)):
+        all_heads = bool(row_cells) and all(cell.tag == "th" for cell in row_cells)
+        if not in_head and not (all_heads and (index == 0 or 2 * widths[index] >= max(widths))):
             return
         yield row
 
