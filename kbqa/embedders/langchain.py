@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kbqa.embedders.vectors import unit_rows
 from kbqa.errors import ConfigError, KbqaError
+from kbqa.importing import make, one_line
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -36,7 +36,7 @@ class LangChainEmbedder:
 
     def __init__(self, target: str | Embeddings, options: Mapping[str, Any] | None = None) -> None:
         options = dict(options or {})
-        self._embeddings: Any = _make(target, options) if isinstance(target, str) else target
+        self._embeddings: Any = make("embedder", target, options) if isinstance(target, str) else target
         path = target if isinstance(target, str) else f"{type(target).__module__}.{type(target).__qualname__}"
         for method in ("embed_documents", "embed_query"):
             if not callable(getattr(self._embeddings, method, None)):
@@ -62,38 +62,19 @@ class LangChainEmbedder:
         try:
             return getattr(self._embeddings, method)(argument)
         except Exception as error:  # each provider's library has exceptions of its own
-            raise KbqaError(f"{self.name} failed in {method}: {_one_line(error)}") from error
+            raise KbqaError(f"{self.name} failed in {method}: {one_line(error)}") from error
 
     def _unit(self, values: Any, count: int) -> Vectors:
         try:
             rows = np.array(values, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise KbqaError(f"{self.name} gave no rows of numbers of equal length: {_one_line(error)}") from error
+            raise KbqaError(f"{self.name} gave no rows of numbers of equal length: {one_line(error)}") from error
         if rows.shape != (count, self.dim):
             raise KbqaError(f"{self.name} gave an array {rows.shape} instead of {(count, self.dim)}")
         return unit_rows(rows)
-
-
-def _make(import_path: str, options: dict[str, Any]) -> Any:
-    module, _, name = import_path.rpartition(".")
-    try:
-        made = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"embedder.import_path {import_path} cannot be imported ({_one_line(error)}); it must be "
-            "package.module.Class of an installed package (pip install 'kbqa[langchain]' brings LangChain itself)"
-        ) from error
-    try:
-        return made(**options)
-    except Exception as error:  # the class is the user's choice, and so is what it raises
-        raise ConfigError(f"embedder.options do not make a {import_path}: {_one_line(error)}") from error
 
 
 def _model_name(embeddings: object) -> str:
     """Of an object that was handed over ready-made: most classes call it one of these."""
     names = (getattr(embeddings, attribute, None) for attribute in ("model_name", "model", "model_id"))
     return next((name for name in names if isinstance(name, str)), "")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

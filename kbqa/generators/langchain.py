@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from kbqa.errors import ConfigError, GeneratorError
+from kbqa.errors import GeneratorError
+from kbqa.importing import make, one_line
 from kbqa.types import GenerationRequest, Message, Piece
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class LangChainGenerator:
         temperature: float | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        model = _make(target, dict(options or {})) if isinstance(target, str) else target
+        model = make("generator", target, options or {}) if isinstance(target, str) else target
         self._model = _with_fields(model, {"temperature": temperature, "max_tokens": max_tokens})
         self.name = f"langchain:{target if isinstance(target, str) else type(target).__name__}"
 
@@ -75,23 +75,8 @@ class LangChainGenerator:
         except GeneratorError:
             raise
         except Exception as error:  # each provider's library has exceptions of its own
-            raise GeneratorError(f"{self.name} failed: {_one_line(error)}") from error
+            raise GeneratorError(f"{self.name} failed: {one_line(error)}") from error
         yield Piece(finish=finish, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-
-
-def _make(import_path: str, options: dict[str, Any]) -> Any:
-    module, _, name = import_path.rpartition(".")
-    try:
-        cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"generator.import_path {import_path} cannot be imported ({_one_line(error)}); it must be "
-            "package.module.Class of an installed package (pip install 'kbqa[langchain]' brings LangChain itself)"
-        ) from error
-    try:
-        return cls(**options)
-    except Exception as error:  # the class is the user's choice, and so is what it raises
-        raise ConfigError(f"generator.options do not make a {import_path}: {_one_line(error)}") from error
 
 
 def _with_fields(model: Any, wanted: Mapping[str, Any]) -> Any:
@@ -118,7 +103,3 @@ def _input(model: Any, messages: tuple[Message, ...]) -> str | list[BaseMessage]
 
 def _cut_off(chunk: AIMessageChunk) -> bool:
     return any(str(chunk.response_metadata.get(key)).lower() in _CUT_OFF for key in _REASONS)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

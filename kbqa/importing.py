@@ -1,0 +1,32 @@
+"""Objects of classes that config.yaml names by their import path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from kbqa.errors import ConfigError
+
+__all__ = ["make", "one_line"]
+
+
+def make(section: str, import_path: str, options: Mapping[str, Any]) -> Any:
+    """The class `import_path` made with `options`; ConfigError naming the setting of `section` that is wrong."""
+    module, _, name = import_path.rpartition(".")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{section}.import_path {import_path} cannot be imported ({one_line(error)}); it must be "
+            "package.module.Class of an installed package (pip install 'kbqa[langchain]' brings LangChain itself)"
+        ) from error
+    try:
+        return cls(**options)
+    except Exception as error:  # the class is the user's choice, and so is what it raises
+        raise ConfigError(f"{section}.options do not make a {import_path}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """What a foreign exception says, fit for one of ours; its class where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
