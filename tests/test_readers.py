@@ -586,6 +586,40 @@ def test_a_mail_with_broken_headers_is_read(tmp_path):
     assert RULES in text
 
 
+# --- XML ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_xml_that_systems_export_as_excel_is_a_table(tmp_path):
+    cell = '<Cell{}><Data ss:Type="String">{}</Data></Cell>'.format
+    rows = [
+        [cell("", "大区"), cell("", "城市"), cell("", "限额")],
+        [cell(' ss:MergeDown="1"', "华东"), cell("", "上海"), cell("", "800")],
+        [cell(' ss:Index="2"', "杭州"), cell("", "600")],
+    ]
+    body = "".join(f"<Row>{''.join(row)}</Row>" for row in rows)
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><?mso-application progid="Excel.Sheet"?>'
+        '<Workbook xmlns="urn:schemas-microsoft-com:office:spreadsheet" '
+        'xmlns:ss="urn:schemas-microsoft-com:office:spreadsheet">'
+        f'<Worksheet ss:Name="限额"><Table>{body}</Table></Worksheet></Workbook>'
+    )
+    document = read(written(tmp_path / "导出.xls", xml))
+    assert tables(document) == [["大区 | 城市 | 限额", "华东 | 上海 | 800", "华东 | 杭州 | 600"]]
+    assert headings(document) == [(1, "限额")]
+
+
+def test_other_xml_is_read_by_its_text_and_entities_are_refused(tmp_path):
+    assert read(written(tmp_path / "a.xml", "<a><标题>手册</标题><p>见<b>附件</b>二</p></a>")).text.split("\n") == [
+        "标题: 手册",
+        "p: 见",
+        "b: 附件",
+        "二",
+    ]
+    bomb = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "啊">]><a>&b;</a>'
+    assert failure(written(tmp_path / "b.xml", bomb)).kind == "bomb"
+    assert failure(written(tmp_path / "c.xml", "<a><b></a>")).kind == "malformed"
+
+
 # --- old Office formats ----------------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,7 @@ READERS = {
     "eml": ("mail", "read_eml"),
     "epub": ("ebook", "read_epub"),
     "rtf": ("ebook", "read_rtf"),
+    "xml": ("xml", "read_xml"),
     "pdf": ("pdf", "read_pdf"),
     "image": ("image", "read_image"),
 }

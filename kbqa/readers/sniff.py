@@ -41,10 +41,11 @@ BY_SUFFIX = {
     ".rtf": "rtf",
     ".eml": "eml",
     ".msg": "msg",
+    ".xml": "xml",
 }
 
 # Formats without a signature of their own: here the suffix decides, as long as the bytes are text.
-TEXTUAL = frozenset({"txt", "md", "rst", "json", "jsonl", "csv", "tsv", "html", "mhtml", "eml"})
+TEXTUAL = frozenset({"txt", "md", "rst", "json", "jsonl", "csv", "tsv", "html", "mhtml", "eml", "xml"})
 
 _MAGIC = (
     (b"%PDF-", "pdf"),
@@ -101,6 +102,8 @@ def _textual(head: bytes, suffix: str) -> str:
         return "mhtml" if b"multipart/related" in head else "eml"
     if _HTML.match(head):  # many a web system exports "Excel" and "Word" files that are HTML
         return "html"
+    if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(b"<?xml"):
+        return "xml"  # so do "Excel" and "Word" files of 2003
     if suffix in ("xls", "xlsx") and (b"\t" in head or b"," in head):
         return "csv"
     return "txt" if suffix in ("", "doc", "rtf") else ""
