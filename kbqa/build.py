@@ -217,7 +217,9 @@ def make_generator(config: GeneratorConfig) -> Generator:
         case "langchain":
             from kbqa.generators.langchain import LangChainGenerator
 
-            return LangChainGenerator(config.import_path or "", config.options)
+            return LangChainGenerator(
+                config.import_path or "", config.options, temperature=config.temperature, max_tokens=config.max_tokens
+            )
 
 
 def _path(model: str, folder: Path) -> str:

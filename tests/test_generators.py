@@ -10,6 +10,7 @@ from langchain_core.language_models.fake import FakeStreamingListLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
+from kbqa.build import make_generator
 from kbqa.config import GeneratorConfig
 from kbqa.errors import ConfigError, GeneratorError
 from kbqa.generators.extractive import ExtractiveGenerator
@@ -290,8 +291,6 @@ def test_an_answer_of_a_model_without_streaming_comes_in_one_piece():
 
 
 def test_config_yaml_can_name_any_of_them():
-    from kbqa.build import make_generator
-
     assert make_generator(GeneratorConfig()).name == "extractive"
     config = GeneratorConfig(
         kind="langchain",
@@ -299,3 +298,17 @@ def test_config_yaml_can_name_any_of_them():
         options={"responses": ["十天。"]},
     )
     assert AIMessage("".join(piece.text for piece in make_generator(config).stream(ASKED))).content == "十天。"
+
+
+class TellsSettings(FakeListLLM):
+    temperature: float = 0.7
+    max_tokens: int = 0
+
+    def _call(self, prompt, stop=None, run_manager=None, **kwargs):
+        return f"{self.temperature} {self.max_tokens}"
+
+
+def test_the_settings_of_config_yaml_reach_the_model():
+    path = f"{__name__}.TellsSettings"
+    config = GeneratorConfig("langchain", import_path=path, options={"responses": []}, temperature=0.25, max_tokens=80)
+    assert next(make_generator(config).stream(ASKED)).text == "0.25 80"
