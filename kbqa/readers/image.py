@@ -128,7 +128,15 @@ def ocr(picture: Image, scale: float = 1.0) -> list[Segment]:
     import numpy as np
 
     pixels, dx, dy = _padded(np.asarray(picture)[:, :, ::-1])  # the engine wants blue first
-    found = _engine(_threads())(np.ascontiguousarray(pixels))
+    try:
+        found = _engine(_threads())(np.ascontiguousarray(pixels))
+    except DocumentError:
+        raise
+    except Exception as error:
+        if "alloc" in str(error):
+            raise MemoryError from error
+        reason = str(error).strip().rsplit("\n", 1)[-1][:200]
+        raise DocumentError(f"text recognition failed: {reason}", kind="unreadable") from error
     if found.boxes is None or not found.txts:
         return []
     lines = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -115,8 +116,15 @@ def _read(pdf: pdfium.PdfDocument, options: ReadOptions) -> Content:
 
 
 def _metadata(found: Mapping[str, str]) -> dict[str, str | int | float | bool]:
-    names = {"Author": "author", "Subject": "subject", "Keywords": "keywords", "CreationDate": "created"}
-    return {name: clean(found[key]) for key, name in names.items() if found.get(key, "").strip()}
+    names = {"Author": "author", "Subject": "subject", "Keywords": "keywords"}
+    kept: dict[str, str | int | float | bool] = {}
+    for key, name in names.items():
+        value = clean(found.get(key, "")).strip()
+        if value and value not in ("(anonymous)", "(unspecified)"):
+            kept[name] = value
+    if created := re.match(r"(?:D:)?(\d{4})(\d\d)(\d\d)", found.get("CreationDate", "")):
+        kept["created"] = "-".join(created.groups())
+    return kept
 
 
 def _first_heading(blocks: Iterable[Block]) -> str:

@@ -63,7 +63,8 @@ class Sandbox:
     """Worker processes that read files.
 
     `seconds` is the limit for one file; a reader that reports pages (text recognition) gets it anew for each page,
-    but no file gets more than `total_seconds`. `memory_mb` limits each worker's memory. `reader` names the function
+    but no file gets more than `total_seconds`. `memory_mb` limits each worker's memory; recognition needs about 1,500.
+    `reader` names the function
     `(path, source, options) -> Document` that the workers import, as "module:function".
 
     Workers start when there is work for them and live until `close`. Not for use from two threads at once.
@@ -324,7 +325,7 @@ def _reply(read: Read, path: Path, source: str, options: ReadOptions) -> dict[st
     try:
         reply: dict[str, Any] = {"document": to_json(read(path, source, options))}
     except DocumentError as error:
-        reply = {"error": str(error), "kind": error.kind}
+        reply = {"error": str(error), "kind": error.kind, "spent": error.kind == "memory"}
     except MemoryError:
         reply = {"error": f"{source}: reading needs more memory than is allowed", "kind": "memory", "spent": True}
     except Exception as error:  # noqa: BLE001  one file of many: it is reported and the rest goes on

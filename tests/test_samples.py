@@ -1,0 +1,58 @@
+"""The sample knowledge base that ships with the project, and the questions about it."""
+
+import json
+import subprocess
+import sys
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kbqa.readers import read
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "knowledge" / "samples"
+QUESTIONS = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "data" / "samples_qa.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+def folded(text):
+    return "".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return {path.name: read(path) for path in SAMPLES.iterdir()}
+
+
+def test_the_script_writes_what_is_shipped(tmp_path, documents):
+    """Compared as documents: compressed bytes differ from one zlib to another."""
+    subprocess.run([sys.executable, ROOT / "scripts" / "make_samples.py", tmp_path], check=True, timeout=120)
+    made = {path.name: replace(read(path), digest="") for path in tmp_path.iterdir()}
+    assert made == {name: replace(document, digest="") for name, document in documents.items()}
+
+
+def test_the_samples_are_in_many_formats_and_read_without_warnings(documents):
+    readers = {document.reader for document in documents.values()}
+    assert readers == {"docx", "pdf", "xlsx", "md", "txt", "csv", "html", "eml"}
+    assert [document.warnings for document in documents.values()] == [()] * len(documents)
+    assert sum(document.tables for document in documents.values()) >= 6
+
+
+def test_the_pdf_tells_something_else_on_each_page(documents):
+    pdf = documents["差旅费用管理办法.pdf"]
+    assert {block.page for block in pdf.blocks} == {1, 2, 3}
+    (table,) = [block for block in pdf.blocks if block.kind == "table"]
+    assert (table.page, table.header_rows) == (2, 1)
+
+
+@pytest.mark.parametrize("row", QUESTIONS, ids=lambda row: row["question"])
+def test_each_question_has_its_answer_in_the_file_it_names(row, documents):
+    if row["answerable"]:
+        text = folded(documents[row["file"]].text)
+        assert any(folded(answer) in text for answer in row["answers"])
+    else:
+        assert (row["answers"], row["file"]) == ([], None)
