@@ -181,7 +181,7 @@ def _segment(run: list[Glyph]) -> Segment:
         if last and parts[-1] != " ":
             gap = glyph.x0 - last.x1
             em = last.style.size or last.bottom - last.top
-            if space_between(last.text, glyph.text, gap / (em or 1.0), glyph.space):
+            if (gap > 0.1 * em or glyph.space) and space_between(last.text, glyph.text, gap / (em or 1.0), glyph.space):
                 parts.append(" ")
             elif last.text.isdigit() and glyph.text.isdigit() and _is_raised(glyph, last):
                 parts.append("^")  # 10 to the 6th is not 106, and a footnote's mark no part of the figure

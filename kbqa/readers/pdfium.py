@@ -108,7 +108,7 @@ def _glyphs(textpage: Any, frame: _Frame, content: PageContent) -> dict[Turn, li
     box = raw.FS_RECTF()
     style, turn, last, fonts = Style(0.0, False), 0, 0, dict[int, bool]()
     styles: dict[Style, Style] = {}
-    space, drawn, width, height = 0, 0, 0.0, 0.0
+    space, drawn, dx, dy, width, height = 0, 0, 0.0, 0.0, 0.0, 0.0
     for index in range(count):
         code = unicode_of(textpage, index)
         if code in (10, 13):  # PDFium's own idea of lines
@@ -127,11 +127,12 @@ def _glyphs(textpage: Any, frame: _Frame, content: PageContent) -> dict[Turn, li
             last = address
             style, turn = _style(textpage, index, owner, fonts)
             style = styles.setdefault(style, style)
-            left, upper, right, lower = frame.sides(turn)
-            width, height = right - left, lower - upper
+            dx, dy, right, lower = frame.sides(turn)
+            width, height = right - dx, lower - dy
         if not box_of(textpage, index, box):
             continue
-        x0, top, x1, bottom = frame.turned(box.left, box.bottom, box.right, box.top, turn)
+        x0, top, x1, bottom = _turned(box.left, box.bottom, box.right, box.top, turn)
+        x0, top, x1, bottom = x0 - dx, top - dy, x1 - dx, bottom - dy
         if x1 < -_OUTSIDE or x0 > width + _OUTSIDE or bottom < -_OUTSIDE or top > height + _OUTSIDE:
             continue  # beyond the visible page: crop marks, notes of the typesetter
         text = _PLAIN.get(code) or chr(code)
