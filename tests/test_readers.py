@@ -581,7 +581,7 @@ def test_mails_inside_mails_are_read_down_to_a_limit(tmp_path):
 
 
 def test_a_mail_with_broken_headers_is_read(tmp_path):
-    raw = b"Subject: =?gbk?B?broken\r\nFrom: " + "张三".encode("gbk") + b"\r\nDate: yesterday\r\n"
+    raw = b"Subject: =?gbk?B?A?=\r\nFrom: " + "张三".encode("gbk") + b"\r\nDate: yesterday\r\n"
     raw += b"Content-Type: text/plain; charset=unknown-8bit\r\n\r\n" + RULES.encode("gbk")
     text = read(written(tmp_path / "a.eml", raw)).text
     assert "张三" in text
@@ -684,7 +684,7 @@ def test_an_encrypted_office_package_is_told_from_a_damaged_one(tmp_path):
         error = failure(written(tmp_path / name, compound_file("EncryptedPackage")))
         assert error.kind == "encrypted"
         assert "password" in str(error)
-    assert failure(written(tmp_path / "旧.doc", compound_file("Something"))).kind in ("corrupt", "unsupported")
+    assert failure(written(tmp_path / "旧.doc", compound_file("Something"))).kind == "corrupt"
 
 
 def test_truncated_and_scrambled_files_are_reported_as_damaged(tmp_path):

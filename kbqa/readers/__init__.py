@@ -145,7 +145,7 @@ def _read_attachment(data: bytes, name: str, options: ReadOptions) -> Content:
 def _other_reader(format: str, source: str) -> Reader:
     """The optional package `unstructured`, for formats that are not ours."""
     suffix = PurePath(source).suffix
-    if BY_SUFFIX.get(suffix.lower()) not in (None, *TEXTUAL) and not format:
+    if BY_SUFFIX.get(suffix.lower()) not in (None, *TEXTUAL):
         raise DocumentError(f"is damaged: these bytes are no {suffix} file", kind="corrupt")
     from kbqa.readers.fallback import is_installed, read_other
 

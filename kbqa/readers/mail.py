@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email import message_from_bytes
+from email.errors import HeaderParseError
 from email.header import decode_header
 from email.message import Message
 from email.policy import Compat32
@@ -74,7 +75,7 @@ def _unicode(text: str) -> str:
     """RFC 2047 words decoded; the character set they name is checked like any other."""
     try:
         parts = decode_header(text)
-    except (ValueError, LookupError):  # malformed base64 in an encoded word
+    except (ValueError, LookupError, HeaderParseError):  # malformed base64 in an encoded word
         return one_line(text)
     return one_line("".join(decode(p, charset or "")[0] if isinstance(p, bytes) else p for p, charset in parts))
 
