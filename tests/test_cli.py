@@ -367,7 +367,7 @@ def test_backup_delete_and_restore(shell, tmp_path):
     assert shell.json("kb", "restore", tmp_path / "备份.zip", "--kb", "default")[0]["documents"] == 1
     assert "15天" in shell("ask", "满十年的员工有几天年假？").stdout
     assert "exists already" in shell("kb", "restore", tmp_path / "备份.zip", "--kb", "default", code=1).stderr
-    shell("kb", "restore", tmp_path / "备份.zip", "--kb", "default", "--replace")
+    assert shell.json("kb", "restore", tmp_path / "备份.zip", "--replace")[0]["name"] == "default"
 
 
 def test_verify_finds_and_mends_a_damaged_index(shell):
@@ -411,6 +411,8 @@ def test_verify_finds_and_mends_a_damaged_index(shell):
         (["kb", "verify", "没有"], "there is no knowledge base"),
         (["kb", "backup", "没有", "x.zip"], "there is no knowledge base"),
         (["kb", "restore", "没有.zip", "--kb", "新"], "没有.zip"),
+        (["kb", "restore", "没有.zip"], "没有.zip"),
+        (["kb", "import-langchain", "没有", "--kb", "新"], "没有"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_the_same_as_json(built, arguments, words, monkeypatch, tmp_path):

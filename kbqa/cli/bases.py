@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kbqa.cli.common import Group, Session, base_name, known_names, pass_session
-from kbqa.cli.ingesting import print_report
-from kbqa.cli.screen import complain, print_json, say, shown, table
+from kbqa.cli.ingesting import print_files, print_report
+from kbqa.cli.screen import print_json, say, shown, table
 from kbqa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -204,15 +204,16 @@ def backup(session: Session, name: str, file: Path) -> None:
 
 @bases.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--kb", "name", metavar="NAME", type=base_name, help="Else the FILE's name.")
+@click.option("--kb", "name", metavar="NAME", type=base_name, help="The name for it; else the one it had.")
 @click.option("--replace", is_flag=True, help="Take the place of a base of that name.")
 @pass_session
 def restore(session: Session, file: Path, name: str | None, replace: bool) -> None:
     """Make a base from a FILE that `kbqa kb backup` wrote."""
+    from kbqa.store import backup_name
     from kbqa.store import restore as restore_base
 
     installation = session.installation()
-    name = installation.name(name or file.name.split(".")[0])
+    name = installation.name(name or backup_name(file))
     restore_base(file, installation.home.base(name), replace=replace)
     summary = _summary(installation, name)
     if session.json:
@@ -233,6 +234,5 @@ def import_langchain(session: Session, folder: Path, name: str) -> None:
     from kbqa.bridge import import_langchain as read_index
 
     report = session.installation().add_documents(name, read_index(folder))
-    if not session.json and not report.files:
-        complain(f"there are no texts in {shown(str(folder))}")
+    print_files(report.files, session.json)
     print_report(report, session.json)

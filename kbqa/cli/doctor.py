@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import sqlite3
-import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-import kbqa
 from kbqa.cli.common import Command, Session, pass_session
 from kbqa.cli.screen import print_json, say, shown
-from kbqa.config import Config, Home, load_config
-from kbqa.errors import ConfigError, KbqaError
 
 if TYPE_CHECKING:
-    from kbqa.build import Installation
+    from kbqa.cli.checks import Finding, Level
 
-__all__ = ["Finding", "doctor", "examine"]
+__all__ = ["doctor"]
 
-Level = Literal["ok", "note", "warn", "fail"]  # note: optional, and nothing here asks for it
 MARKS: dict[Level, tuple[str, str]] = {
     "ok": ("ok  ", "green"),
     "note": ("--  ", "bright_black"),
     "warn": ("warn", "yellow"),
     "fail": ("FAIL", "red"),
 }
-LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "docx", "pptx", "python_calamine", "pypdfium2", "selectolax")
-DISTRIBUTIONS = {"faiss": "faiss-cpu", "docx": "python-docx", "pptx": "python-pptx"}  # module -> where they differ
-EXTRAS = {
-    "ocr": "reads scans and images",
-    "legacy": "reads .doc and .ppt",
-    "st": "any local embedding model",
-    "langchain": "any LangChain model or embeddings",
-    "unstructured": "rare formats",
-}
-LITTLE_DISK, NO_DISK = 2 * 2**30, 200 * 2**20  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    level: Level
-    subject: str
-    detail: str
-    remedy: str = ""  # a command, or what to change
 
 
 @click.command(cls=Command)
 @pass_session
 def doctor(session: Session) -> None:
     """Say what works here, what is missing, what mends it."""
+    from kbqa.cli.checks import examine
+
     findings = []
     for finding in examine(session):
         findings.append(finding)
@@ -79,162 +50,3 @@ def _show(finding: Finding) -> None:
     say(f"{shown(finding.subject)}: {shown(finding.detail)}")
     if finding.remedy:
         say(f"      -> {shown(finding.remedy)}", fg=None if finding.level == "note" else colour)
-
-
-def examine(session: Session) -> Iterator[Finding]:
-    """Everything there is to find, in the order in which one thing needs another."""
-    yield Finding("ok", "kbqa", f"{kbqa.__version__} in {Path(kbqa.__file__).parent}")
-    yield _python()
-    yield Finding("ok", "sqlite", sqlite3.sqlite_version)
-    yield from map(_library, LIBRARIES)
-    try:
-        home = session.home
-        config = load_config(home)
-    except ConfigError as error:
-        yield Finding(
-            "fail", "configuration", str(error), "correct it; `kbqa init` in an empty folder shows a whole one"
-        )
-        yield from _extras(Config())
-        return
-    yield from _extras(config)
-    yield from _home(home)
-    yield from _bases(session)
-
-
-def _python() -> Finding:
-    system = f"{platform.python_version()} on {platform.system()} {platform.release()} {platform.machine()}"
-    return Finding("ok", "python", system)
-
-
-def _library(module: str) -> Finding:
-    name = DISTRIBUTIONS.get(module, module)
-    try:
-        import_module(module)
-    except (ImportError, OSError) as error:  # OSError: a library of the system is missing
-        return Finding("fail", name, f"cannot be loaded: {error}", f"pip install --force-reinstall {name}")
-    return Finding("ok", name, version(name) if _installed(name) else "present")
-
-
-# --- what can be added -----------------------------------------------------------------------------------------------
-
-
-def _extras(config: Config) -> Iterator[Finding]:
-    needed = {
-        "st": config.embedder.kind == "sentence-transformers",
-        "langchain": "langchain" in (config.embedder.kind, config.generator.kind),
-    }
-    wished = {"ocr": config.knowledge.ocr}
-    for extra, purpose in EXTRAS.items():
-        missing = [name for name in _distributions(extra) if not _installed(name)]
-        if not missing:
-            yield Finding("ok", extra, f"installed: {purpose}")
-            continue
-        level: Level = "fail" if needed.get(extra) else "warn" if wished.get(extra) else "note"
-        why = ", which config.yaml asks for" if level != "note" else ""
-        yield Finding(level, extra, f"not installed: {purpose}{why}", f"pip install 'kbqa[{extra}]'")
-    if office := shutil.which("soffice") or shutil.which("libreoffice"):
-        yield Finding("ok", "libreoffice", office)
-    yield from _gpu()
-
-
-def _distributions(extra: str) -> list[str]:
-    """What `pip install 'kbqa[extra]'` brings, from kbqa's own metadata."""
-    try:
-        lines = requires("kbqa") or []
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return []
-    wanted = [line for line in lines if f"extra == '{extra}'" in line.replace('"', "'")]
-    return [line.partition(";")[0].split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip() for line in wanted]
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _gpu() -> Iterator[Finding]:
-    if find_spec("torch") is None:
-        return
-    import torch
-
-    if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-        yield Finding("ok", "gpu", f"{names} (torch {torch.__version__})")
-    elif torch.backends.mps.is_available():
-        yield Finding("ok", "gpu", f"Apple (torch {torch.__version__})")
-    else:
-        yield Finding("note", "gpu", f"none that torch {torch.__version__} can use; models run on the processor")
-
-
-# --- this installation -----------------------------------------------------------------------------------------------
-
-
-def _home(home: Home) -> Iterator[Finding]:
-    if home.config.is_file():
-        yield Finding("ok", "configuration", str(home.config))
-    else:
-        yield Finding("warn", "configuration", f"there is no {home.config}; the defaults hold", "kbqa init")
-    for folder in (home.knowledge, home.vectorstore):
-        yield _writable(folder)
-    free = shutil.disk_usage(home.folder).free
-    level: Level = "fail" if free < NO_DISK else "warn" if free < LITTLE_DISK else "ok"
-    remedy = "make room, or move the folder" if level != "ok" else ""
-    yield Finding(level, "disk", f"{free / 2**30:.1f} GiB free in {home.folder}", remedy)
-
-
-def _writable(folder: Path) -> Finding:
-    if not folder.is_dir():
-        return Finding("warn", folder.name, f"there is no folder {folder}", "kbqa init")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return Finding("ok", folder.name, f"{folder} can be written")
-    except OSError as error:
-        return Finding(
-            "fail", folder.name, f"{folder} cannot be written: {error.strerror}", "change its rights or owner"
-        )
-
-
-def _bases(session: Session) -> Iterator[Finding]:
-    try:
-        installation = session.installation()
-        embedder = installation.embedder
-    except (KbqaError, ImportError, OSError) as error:
-        yield Finding("fail", "embedder", str(error), "correct the embedder section of config.yaml")
-        return
-    yield Finding("ok", "embedder", f"{embedder.name}, {embedder.dim} dimensions")
-    try:
-        yield Finding("ok", "generator", installation.generator.name)
-    except (KbqaError, ImportError, OSError) as error:
-        yield Finding("fail", "generator", str(error), "correct the generator section of config.yaml")
-    for name in installation.bases():
-        yield _base(installation, name)
-    if installation.config.knowledge.default not in installation.bases():
-        yield _default_base(installation)
-
-
-def _base(installation: Installation, name: str) -> Finding:
-    subject = f"base {name}"
-    try:
-        with installation.store(name) as store:
-            made, counts = store.passport, store.counts()
-        today = installation.passport
-    except (KbqaError, OSError) as error:
-        return Finding("fail", subject, str(error), f"kbqa kb verify {name}")
-    if made != today:
-        return Finding("fail", subject, "was built with other settings", f"kbqa ingest --kb {name} --rebuild")
-    detail = f"{counts.documents} documents, {counts.chunks} passages"
-    if counts.failed:
-        return Finding("warn", subject, f"{detail}; {counts.failed} failed", f"kbqa kb documents {name}")
-    return Finding("ok", subject, detail)
-
-
-def _default_base(installation: Installation) -> Finding:
-    name = installation.config.knowledge.default
-    subject = f"base {name}"
-    if installation.home.documents(name).is_dir():
-        return Finding("warn", subject, "has not been built yet", "kbqa ingest")
-    folder = installation.home.documents(name)
-    return Finding("warn", subject, f"knowledge.default names it, but there is no folder {folder}", "kbqa init")

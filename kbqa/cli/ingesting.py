@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kbqa.build import Installation
     from kbqa.ingest import Plan
 
-__all__ = ["add", "ingest", "print_report"]
+__all__ = ["add", "ingest", "print_files", "print_report"]
 
 SOME_FAILED = 3
 STATUSES: tuple[FileStatus, ...] = ("added", "updated", "unchanged", "removed", "failed", "skipped")
@@ -153,6 +153,15 @@ def _bar() -> Iterator[_Listener]:
             progress.update(task, description=shown(next(iter(reading), "")))
 
         yield _Listener(on_file, on_plan, on_start)
+
+
+def print_files(files: Iterable[FileReport], json: bool) -> None:
+    """What `_progress` prints of each, for work that is reported when it is done."""
+    for file in files:
+        if json:
+            print_json(file_fields(file))
+        elif not is_terminal():
+            _print_file(file)
 
 
 def _print_file(file: FileReport) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -23,6 +22,8 @@ def init(session: Session, folder: Path | None) -> None:
 
     DIR is the current folder if not given. What is there already stays as it is.
     """
+    from importlib.resources import files
+
     home = Path(folder or session.home_given or ".").expanduser().resolve()
     if home.exists() and not home.is_dir():
         raise ConfigError(f"{home} is a file; name a folder")

@@ -8,7 +8,7 @@ snapshot    what a search looks at
 writer, store, switch (rebuild), backup, verify
 """
 
-from kbqa.store.backup import backup, restore
+from kbqa.store.backup import backup, backup_name, restore
 from kbqa.store.catalogue import FORMAT, Counts, FileStat, Passport, StoredDocument, ensure_match, text_digest
 from kbqa.store.derived import Limits
 from kbqa.store.store import Store
@@ -27,6 +27,7 @@ __all__ = [
     "VerifyReport",
     "Writer",
     "backup",
+    "backup_name",
     "ensure_match",
     "restore",
     "text_digest",

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from kbqa.errors import KnowledgeBaseError
@@ -27,7 +28,7 @@ from kbqa.store.files import CATALOGUE, RESTORE, remove_catalogue, sync, write_l
 from kbqa.store.switch import install, look_at
 from kbqa.store.writer import Writer
 
-__all__ = ["backup", "restore"]
+__all__ = ["backup", "backup_name", "restore"]
 
 _MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 1 << 20
@@ -74,6 +75,12 @@ def _add(out: zipfile.ZipFile, path: Path) -> tuple[int, str]:
     return path.stat().st_size, digest.hexdigest()
 
 
+def backup_name(file: Path) -> str:
+    """The name that the base had when `file` was written."""
+    with _opened(file) as archive:
+        return _described(archive, file).name
+
+
 def restore(file: Path, folder: Path, replace: bool = False, limits: Limits | None = None) -> None:
     """Makes the base in `folder` what it was when `file` was written; `replace` allows that there is one.
 
@@ -115,24 +122,41 @@ def _folder(folder: Path) -> Iterator[None]:
 
 def _extract(file: Path, target: Path) -> None:
     """The catalogue out of a backup, if it is the one that the manifest describes."""
-    try:
-        with storage_errors(file), zipfile.ZipFile(file) as archive:
-            size, sha256 = _described(archive, file)
-            digest = hashlib.sha256()
-            with archive.open(CATALOGUE) as member, target.open("wb") as out:
-                while part := member.read(_PART):
-                    digest.update(part)
-                    if out.tell() + len(part) > size:
-                        raise _not_whole(file, f"{CATALOGUE} in it is longer than the {size} bytes it should have")
-                    out.write(part)
-                length = out.tell()
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise _not_whole(file, error) from error
-    if length != size or digest.hexdigest() != sha256:
+    with _opened(file) as archive:
+        described = _described(archive, file)
+        digest = hashlib.sha256()
+        with archive.open(CATALOGUE) as member, target.open("wb") as out:
+            while part := member.read(_PART):
+                digest.update(part)
+                if out.tell() + len(part) > described.size:
+                    raise _not_whole(
+                        file, f"{CATALOGUE} in it is longer than the {described.size} bytes it should have"
+                    )
+                out.write(part)
+            length = out.tell()
+    if length != described.size or digest.hexdigest() != described.sha256:
         raise _not_whole(file, f"{CATALOGUE} in it has another checksum than its manifest says")
 
 
-def _described(archive: zipfile.ZipFile, file: Path) -> tuple[int, str]:
+@contextmanager
+def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with storage_errors(file), zipfile.ZipFile(file) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise _not_whole(file, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What the manifest says: the name of the base, the size and SHA-256 of its catalogue."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def _described(archive: zipfile.ZipFile, file: Path) -> _Described:
     info = archive.getinfo(_MANIFEST)
     if info.file_size > _MANIFEST_LIMIT:
         raise _not_whole(file, "its manifest is too large")
@@ -141,7 +165,7 @@ def _described(archive: zipfile.ZipFile, file: Path) -> tuple[int, str]:
         if manifest["kbqa"] != "backup" or manifest["format"] != FORMAT:
             raise _not_whole(file, f"it has format {manifest['format']}, this kbqa reads {FORMAT}")
         described = manifest["files"][CATALOGUE]
-        return int(described["size"]), str(described["sha256"])
+        return _Described(str(manifest["name"]), int(described["size"]), str(described["sha256"]))
     except (ValueError, KeyError, TypeError) as error:
         raise _not_whole(file, f"its manifest cannot be read ({error!r})") from error
 
