@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-
-import rjieba
 
 __all__ = ["CJK", "VERSION", "Terms", "analyze", "fold", "question_terms", "stop_words"]
 
@@ -58,6 +57,14 @@ def stop_words() -> frozenset[str]:
     return frozenset(_data("stop_words.txt"))
 
 
+@lru_cache(maxsize=1)
+def _cut() -> Callable[[str], list[str]]:
+    import rjieba  # reads its dictionary when imported, a quarter of a second: only for those who cut words
+
+    cut: Callable[[str], list[str]] = rjieba.cut
+    return cut
+
+
 def fold(text: str) -> str:
     """NFKC, lower case, simplified characters. The length may change: never use offsets across it."""
     if not unicodedata.is_normalized("NFKC", text):
@@ -72,8 +79,9 @@ def analyze(text: str) -> Terms:
     text = fold(text)
     words: list[str] = []
     bigrams: list[str] = []
+    cut = _cut()
     for run in _CJK_RUN.findall(text):
-        words += rjieba.cut(run)
+        words += cut(run)
         bigrams += [run[i : i + 2] for i in range(len(run) - 1)] or [run]
     latin = _CJK_RUN.sub(" ", text)
     if "," in latin:

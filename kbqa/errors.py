@@ -39,7 +39,7 @@ class ConfigError(KbqaError):
 class DocumentError(KbqaError):
     """One document cannot be taken in; the others go on.
 
-    `kind` is a word a program can test: encrypted, corrupt, empty, bomb, timeout, memory, unsupported,
+    `kind` is a word a program can test: encrypted, corrupt, empty, bomb, timeout, memory, crashed, unsupported,
     needs-ocr, missing-extra, too-large, unreadable, malformed.
     """
 

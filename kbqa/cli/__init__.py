@@ -9,6 +9,7 @@ from kbqa.cli.asking import ask, chat, search
 from kbqa.cli.bases import bases
 from kbqa.cli.common import Root
 from kbqa.cli.doctor import doctor
+from kbqa.cli.evaluate import evaluation
 from kbqa.cli.ingesting import add, ingest
 from kbqa.cli.reading import read
 from kbqa.cli.screen import prepare_streams
@@ -29,7 +30,7 @@ def kbqa() -> None:
     """
 
 
-for command in (init, ingest, ask, chat, search, read, add, bases, doctor, completion):
+for command in (init, ingest, ask, chat, search, read, add, bases, evaluation, doctor, completion):
     kbqa.add_command(command)
 
 
