@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Level", "examine"]
 
 Level = Literal["ok", "note", "warn", "fail"]  # note: optional, and nothing here asks for it
-LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "docx", "pptx", "python_calamine", "pypdfium2", "selectolax")
-DISTRIBUTIONS = {"faiss": "faiss-cpu", "docx": "python-docx", "pptx": "python-pptx"}  # module -> where they differ
+LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "python_calamine", "pypdfium2", "selectolax")
+DISTRIBUTIONS = {"faiss": "faiss-cpu"}  # module -> where they differ
 EXTRAS = {
     "ocr": "reads scans and images",
-    "legacy": "reads .doc and .ppt",
     "st": "any local embedding model",
     "langchain": "any LangChain model or embeddings",
     "unstructured": "rare formats",
@@ -96,8 +95,6 @@ def _extras(config: Config) -> Iterator[Finding]:
         level: Level = "fail" if needed.get(extra) else "warn" if wished.get(extra) else "note"
         why = ", which config.yaml asks for" if level != "note" else ""
         yield Finding(level, extra, f"not installed: {purpose}{why}", f"pip install 'kbqa[{extra}]'")
-    if office := shutil.which("soffice") or shutil.which("libreoffice"):
-        yield Finding("ok", "libreoffice", office)
     yield from _gpu()
 
 
