@@ -30,9 +30,9 @@ DEV_EXTRAS = ("test", "dev", "st", "langchain", "ocr")
 TORCH = "torch==2.13.0"
 
 QUESTIONS = (  # a fact, a cell of a table, and one that the documents cannot answer
-    "年假有几天？",
-    "一类城市的住宿费标准是多少？",
-    "公司的股票代码是多少？",
+    "试用期有多长？",
+    "LQ-120激光测微仪买五台以上的单价是多少？",
+    "产假有多少天？",
 )
 
 

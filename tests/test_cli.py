@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from kbqa.cli import kbqa
+from kbqa.cli.checks import EXTRAS
 from kbqa.cli.screen import quoted, shown
 from kbqa.types import REFUSAL
 
@@ -478,6 +480,11 @@ def test_doctor_names_what_is_wrong_and_what_mends_it(built):
     )
     assert by_subject["base default"]["level"] == "warn"
     assert by_subject["base default"]["remedy"] == "kbqa kb documents default"
+
+
+def test_doctor_knows_every_extra_that_a_user_can_install():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"test", "dev"}
 
 
 def test_doctor_fails_when_a_base_cannot_be_opened(shell):

@@ -88,8 +88,7 @@ def _extras(config: Config) -> Iterator[Finding]:
     }
     wished = {"ocr": config.knowledge.ocr}
     for extra, purpose in EXTRAS.items():
-        missing = [name for name in _distributions(extra) if not _installed(name)]
-        if not missing:
+        if all(_installed(name) for name in _distributions(extra)):
             yield Finding("ok", extra, f"installed: {purpose}")
             continue
         level: Level = "fail" if needed.get(extra) else "warn" if wished.get(extra) else "note"

@@ -27,6 +27,7 @@ STATUSES: tuple[FileStatus, ...] = ("added", "updated", "unchanged", "removed", 
 COLOURS = {"added": "green", "updated": "green", "removed": "yellow", "failed": "red", "skipped": "yellow"}
 MOST_ROWS = 50  # of a table after ingestion
 POLL_SECONDS = 1.0
+LOOKING_SHARE = 10  # a folder that takes long to look at is looked at more rarely, for a tenth of the time
 
 
 @click.command(cls=Command)
@@ -126,7 +127,7 @@ def _progress(json: bool) -> Iterator[_Listener]:
 
 @contextmanager
 def _bar() -> Iterator[_Listener]:
-    """How many files are done, and the one that is being read (the longest so far, when there are several)."""
+    """How many files are done, and the one whose reading began last."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     file_column = TextColumn("{task.description}", markup=False)
@@ -134,23 +135,16 @@ def _bar() -> Iterator[_Listener]:
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("looking", total=None)
         awaited: set[str] = set()
-        reading: dict[str, None] = {}  # a set that keeps its order
 
         def on_plan(plan: Plan) -> None:
             awaited.update(plan.read)
             progress.update(task, total=len(awaited))
 
         def on_start(source: str) -> None:
-            reading[source] = None
-            describe()
+            progress.update(task, description=shown(source))
 
         def on_file(file: FileReport) -> None:
-            reading.pop(file.source, None)
             progress.update(task, advance=int(file.source in awaited))
-            describe()
-
-        def describe() -> None:
-            progress.update(task, description=shown(next(iter(reading), "")))
 
         yield _Listener(on_file, on_plan, on_start)
 
@@ -198,7 +192,7 @@ def print_report(report: IngestReport, json: bool) -> None:
         return
     if is_terminal():
         left_out = [file for file in report.files if file.status in ("failed", "skipped")]
-        _print_some(("", "file", "why"), [(file.status, file.source, _reason(file)) for file in left_out])
+        _print_some(("status", "file", "why"), [(file.status, file.source, _reason(file)) for file in left_out])
         taken_in = [file for file in report.files if file.status in ("added", "updated")]
         partly = [(file.source, warning) for file in taken_in for warning in file.warnings]
         _print_some(("taken in, but not whole", "what is missing"), partly)
@@ -228,10 +222,12 @@ def _watch(
     Looking every second is portable and cheap; notices of the system do not come from file systems on the network.
     """
     complain(f"watching {shown(str(installation.home.documents(name)))}; Ctrl-C ends it")
-    before = taken_in
+    before, pause = taken_in, POLL_SECONDS
     while True:
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        start = time.perf_counter()
         now = _snapshot(installation, name, paths)
+        pause = max(POLL_SECONDS, LOOKING_SHARE * (time.perf_counter() - start))
         if now is not None and now == before and now != taken_in:
             try:
                 _run(session, installation, name, paths)
