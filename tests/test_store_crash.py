@@ -203,6 +203,20 @@ def assert_found(store, sources):
         assert store.chunks([nearest])[nearest].source == source
 
 
+def test_an_open_reader_follows_when_a_damaged_segment_falls_back_to_the_tail(folder):
+    filled(folder, 4)
+    with Store.open(folder, LOW) as reader:
+        with reader.write() as writer:
+            writer.remove("0.md")
+            writer.remove("1.md")
+        assert_found(reader, {"2.md", "3.md"})
+        spoil(derived(folder, "vectors"), "changed")
+        with reader.write() as writer:
+            put(writer, "后来.md")
+        assert not list((folder / "index").glob("vectors-*")), "too few for a segment"
+        assert_found(reader, {"2.md", "3.md", "后来.md"})
+
+
 def test_without_any_index_the_catalogue_suffices(folder):
     filled(folder)
     shutil.rmtree(folder / "index")

@@ -53,7 +53,8 @@ class Snapshot:
     words_last: int  # the highest chunk id that `words` holds
     words_tail: ExactWords  # chunks that `words` does not hold
     segments: tuple[tuple[str, FaissVectors], ...]
-    tail: ExactVectors
+    covered: int  # the highest chunk id of the segments
+    tail: ExactVectors  # all chunks after that
 
     def search_words(self, terms: Terms, k: int) -> Scored:
         new, old = self.words_tail, self.words
@@ -136,8 +137,10 @@ def _from_rows(source: _Source, state: State, before: Snapshot | None) -> Snapsh
     if source.lags(covered, 2 * source.limits.seal_at):
         segments.append((f"after-{covered}", source.segment_of(Piece(covered + 1, seen, seen - covered), passport.dim)))
         covered = seen
-    tail = before.tail.after(covered) if before else ExactVectors(passport.dim)
-    tail = _add_vectors(connection, tail, max(covered, before.seen if before else 0), seen)
+    if before and before.covered <= covered:
+        tail = _add_vectors(connection, before.tail.after(covered), max(covered, before.seen), seen)
+    else:
+        tail = _add_vectors(connection, ExactVectors(passport.dim), covered, seen)
     alive = {chunk_id for (chunk_id,) in connection.execute("SELECT id FROM chunks WHERE id > ?", (covered,))}
     dead.update(set(tail.ids.tolist()) - alive)
 
@@ -158,6 +161,7 @@ def _from_rows(source: _Source, state: State, before: Snapshot | None) -> Snapsh
         words_last=last,
         words_tail=words_tail,
         segments=tuple(segments),
+        covered=covered,
         tail=tail,
     )
 
