@@ -135,7 +135,7 @@ class FaissVectors:
         """DamagedIndex when FAISS does not take the file."""
         import faiss
 
-        flags = 0 if os.name == "nt" else faiss.IO_FLAG_MMAP_IFC
+        flags = 0 if os.name == "nt" else getattr(faiss, "IO_FLAG_MMAP_IFC", 0)  # older ones than 1.11 read it whole
         try:
             return cls._ready(faiss.read_index(str(path), flags))
         except RuntimeError as error:
