@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+pytest.importorskip("langchain_core", reason="LangChain is not installed: pip install 'kbqa[langchain]'")
 from langchain_core.documents import Document as LangChainDocument
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
@@ -413,6 +415,7 @@ def tiny_model(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*langchain-community.*sunset:DeprecationWarning")
 def test_the_programs_of_the_guide_print_what_it_says(tmp_path, monkeypatch):
+    pytest.importorskip("langchain_huggingface", reason="langchain-huggingface is not installed")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "knowledge" / "default"
     folder.mkdir(parents=True)

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
+pytest.importorskip("langchain_core", reason="LangChain is not installed: pip install 'kbqa[langchain]'")
 from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake import FakeStreamingListLLM
