@@ -97,7 +97,7 @@ def install(extras: tuple[str, ...]) -> None:
             fail("no virtual environment could be made; on Debian and Ubuntu: apt-get install python3-venv")
             raise
     STAMP.unlink(missing_ok=True)  # an install that breaks off must not look finished
-    extras = tuple(sorted({*extras, *have.get("extras", [])}))
+    extras = tuple(sorted({*extras, *(set(have.get("extras", [])) & set(DEV_EXTRAS))}))  # none that is gone
     say(f"installing kbqa{list(extras) if extras else ''} into .venv, which takes a minute or two the first time")
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if extras:
