@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Generator as Generating
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 from kbqa.config import PromptConfig, RetrievalConfig
@@ -82,11 +84,16 @@ class KnowledgeBase:
             weights=found.weights,
         )
         said: list[str] = []
-        for piece in self.generator.stream(request):
-            said.append(piece.text)
-            if piece.text:
-                yield piece
+        # A generator function's stream can be closed, which cancels the work; a plain iterator has nothing to cancel.
+        pieces = self.generator.stream(request)
+        with closing(pieces) if isinstance(pieces, Generating) else nullcontext():
+            for piece in pieces:
+                said.append(piece.text)
+                if piece.text:
+                    yield piece
         text = "".join(said).strip()
+        if not text:
+            yield Piece(REFUSAL)
         sources = [chunk for _, chunks in passages[: len(shown)] for chunk in chunks]
         grounded = bool(text) and not _refuses(text)
         yield Answer(

@@ -28,7 +28,9 @@ PINNED_BONUS = 0.25  # for the numbers and model names of the question
 NEXT_BEST = 0.8  # a further sentence must score so much of the best one and add words that are not answered yet
 RANK_DECAY = 0.03
 
-_ONLY_HEADING = re.compile(r"[^。！？；!?]{1,12}")
+FRAGMENT = 0.75  # what does not end like a sentence is often a title or a running head
+
+_WHOLE = re.compile(r"[。！？；：!?.;:…”」』）)\"'\]]$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,10 @@ def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]
             score /= mass
             if score and any(filler.search(fold(text)) for filler in gaps):
                 score += GAP_BONUS
-            if _ONLY_HEADING.fullmatch(text):
-                score *= 0.7
+            if score and pinned:
+                score += PINNED_BONUS * len(pinned & identifiers(f"{text}\n{header}\n{chunk.context}")) / len(pinned)
+            if not header and not _WHOLE.search(text):
+                score *= FRAGMENT
             score *= 1 - RANK_DECAY * rank
             answers = frozenset(word for word in words if here.share(word) == 1)
             if answers or score > 0:
@@ -109,9 +113,8 @@ def _told(row: str, header: str, words: Sequence[str]) -> str:
     if len(names) != len(cells):
         return row
     columns = list(zip(names, cells, strict=True))
-    named = [
-        sum(_Words(name).share(word) == 1 for word in words) for name in names[1:]
-    ]  # 「8月」 shares 月 with 「9月」
+    # Counting tells 「9月」 from 「8月」, which shares a word with it.
+    named = [sum(_Words(name).share(word) == 1 for word in words) for name in names[1:]]
     if best := max(named, default=0):
         asked = [column for column, count in zip(columns[1:], named, strict=True) if count == best]
         return "；".join([cells[0], *(f"{name}：{cell}" for name, cell in asked)])
