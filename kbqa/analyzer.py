@@ -86,12 +86,12 @@ def analyze(text: str) -> Terms:
     latin = _CJK_RUN.sub(" ", text)
     if "," in latin:
         latin = _THOUSANDS.sub("", latin)
-    for name in _NAME.findall(latin):
-        words.append(name)
-        if not (name.isalpha() or name.isdecimal()):
-            parts = _PART.findall(name)
-            if len(parts) > 1:
-                words += parts
+    names = _NAME.findall(latin)
+    words += names
+    for name in [name for name in names if not (name.isalpha() or name.isdecimal())]:
+        parts = _PART.findall(name)
+        if len(parts) > 1:
+            words += parts
     return Terms(words, bigrams)
 
 

@@ -132,6 +132,8 @@ class Splitter:
         Looks no further than about twice as far as that, so that a line of many megabytes is no special case.
         """
         low, high = start + 1, min(end, start + self.size)
+        if high == end and self.length(text[start:end]) <= self.size:
+            return end  # as nearly every sentence does
         while high < end and self.length(text[start:high]) <= self.size:
             low, high = high, min(end, high + (high - start))
         while low < high:

@@ -24,6 +24,7 @@ import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -50,7 +51,7 @@ _STARTS_CJK = re.compile(f"[{CJK}]").match
 
 def chunk_fields(chunk: Chunk) -> dict[str, list[str]]:
     """The terms of a passage by field, repeated as often as they occur."""
-    context = analyze(chunk.context)
+    context = _context_terms(chunk.context)
     body = analyze(chunk.passage)
     words = context.words + body.words
     return {
@@ -58,6 +59,12 @@ def chunk_fields(chunk: Chunk) -> dict[str, list[str]]:
         "bigrams": context.bigrams + body.bigrams + _spelled(words),
         "title": context.words,
     }
+
+
+@lru_cache(maxsize=64)
+def _context_terms(context: str) -> Terms:
+    """Neighbouring chunks stand under the same heading."""
+    return analyze(context)
 
 
 def query_fields(terms: Terms) -> dict[str, list[str]]:
