@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-__all__ = ["CJK", "VERSION", "Terms", "analyze", "fold", "question_terms", "stop_words"]
+__all__ = ["CJK", "REMEMBERED", "VERSION", "Terms", "analyze", "fold", "question_terms", "stop_words"]
 
 VERSION = "1"  # stands in every base: an index built with other terms is not searched with these
+
+REMEMBERED = 512  # texts, some 25 MB when all are passages
 
 CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003134f"
 _CJK_RUN = re.compile(f"[{CJK}]+")
@@ -33,8 +35,8 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    words: list[str]
-    bigrams: list[str]
+    words: Sequence[str]
+    bigrams: Sequence[str]
 
 
 def _data(name: str) -> list[str]:
@@ -74,8 +76,12 @@ def fold(text: str) -> str:
     return text if _traditional().isdisjoint(text) else text.translate(_simplified())
 
 
+@lru_cache(maxsize=REMEMBERED)
 def analyze(text: str) -> Terms:
-    """All terms of `text`, repeated as often as they occur: Chinese words first, then Latin names and numbers."""
+    """All terms of `text`, repeated as often as they occur: Chinese words first, then Latin names and numbers.
+
+    The last texts are remembered: what is embedded is indexed next.
+    """
     text = fold(text)
     words: list[str] = []
     bigrams: list[str] = []

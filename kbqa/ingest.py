@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
+from kbqa.analyzer import REMEMBERED
 from kbqa.config import KnowledgeConfig
 from kbqa.errors import ConfigError, DocumentError
 from kbqa.readers import ReadOptions, is_ignored, supports
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Ingestion", "Plan", "copy_in", "embedded_text", "plan", "scan"]
 
-BATCH_TEXTS = 1024  # texts embedded together, over as many documents as it takes
+BATCH_TEXTS = REMEMBERED // 2  # embedded together, over as many documents as it takes; few enough to index from memory
 RACY_NS = 2_000_000_000  # a file changed so shortly before it was taken in may have changed again within its mtime
 RETRY = {"missing-extra", "needs-ocr", "unreadable"}  # failures that a change outside the file can mend
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,16 +105,23 @@ def ingest(home: Home, kill_after: float | None) -> tuple[list[dict[str, str]], 
 
 
 def problems(world: World) -> list[str]:
-    """What is wrong with the base now; empty when all is well or nothing was ever written."""
+    """What is wrong with the base now; empty when all is well or nothing was ever written.
+
+    Between a commit and its report there is a moment: a document may already be in its new version, or be gone with
+    its file, although the killed process could not say so any more.
+    """
     base = world.home.base(KB)
     if not Store.exists(base):
         return [f"{len(world.acknowledged)} documents acknowledged, no base"] if world.acknowledged else []
     wrong = []
     with Store.open(base) as store:
         for source, word in world.acknowledged.items():
-            if source not in _found(store, word):
+            now = world.files.get(source)
+            if now is not None and not any(source in _found(store, version) for version in (word, now)):
                 wrong.append(f"acknowledged but not found: {source} ({word})")
         wrong += [f"removed but found: {word}" for word in world.gone if _found(store, word)]
+    if wrong:
+        return wrong  # verify mends; what is wrong is to be looked at first
     report = verify(base)
     wrong += [f"verify: {finding}" for finding in report.findings if not finding.mended]
     return wrong
@@ -158,7 +166,9 @@ def main() -> int:
             outcomes["killed" if killed else "finished before the kill"] += 1
             outcomes["documents acknowledged by killed runs"] += len(reports) if killed else 0
             if wrong := problems(world):
-                print(f"round {number}:", *wrong[:10], sep="\n  ")
+                kept = Path(tempfile.mkdtemp(prefix="kbqa-crash-kept-"))
+                shutil.copytree(folder, kept, dirs_exist_ok=True)
+                print(f"round {number} (kept in {kept}):", *wrong[:10], sep="\n  ")
                 return 1
             world.change(adds=rng.randint(0, 20), edits=rng.randint(0, 20), removals=rng.randint(0, 20))
         ingest(world.home, kill_after=None)

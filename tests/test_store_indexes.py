@@ -139,7 +139,7 @@ def on_disk(folder, chunks):
     files, totals, name = [], {}, ""
     for step in range(3):
         name = f"words-{step}"
-        totals = extend(folder, name, files, totals, [], chunks[step::3])
+        totals = extend(folder, name, files, totals, [], chunks[step::3], {})
         files = [f"{name}/{path.name}" for path in (folder / name).iterdir()]
     return TantivyWords(folder / name, totals)
 

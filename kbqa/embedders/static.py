@@ -161,15 +161,9 @@ def _load(path: str | None) -> StaticModel:
 
 
 class StaticEmbedder:
-    """The default embedder. Safe to use from many threads: nothing changes after loading.
-
-    `fusion_weight` and `unrelated_cosine` are what the retriever needs to mix its cosines with BM25; where they come
-    from stands in docs/static-embedder.md.
-    """
+    """The default embedder. Safe to use from many threads: nothing changes after loading."""
 
     name = "static"
-    fusion_weight = 0.2
-    unrelated_cosine = 0.05
 
     def __init__(self, path: Path | str | None = None) -> None:
         """Loads the model that comes with kbqa, or the one at `path`. ConfigError when it cannot be read."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from kbqa.store.catalogue import read_chunks, read_vectors
 from kbqa.store.files import Seal, check, new_name, seal
-from kbqa.store.lexical import TantivyWords, extend
+from kbqa.store.lexical import Prepared, TantivyWords, extend
 from kbqa.store.vectors import FaissVectors
 
 if TYPE_CHECKING:
@@ -192,7 +192,13 @@ def open_segment(index: Path, row: IndexRow, again: bool = False) -> FaissVector
 
 
 def build_words(
-    connection: sqlite3.Connection, index: Path, old: IndexRow | None, revision: int, last: int, count: int
+    connection: sqlite3.Connection,
+    index: Path,
+    old: IndexRow | None,
+    revision: int,
+    last: int,
+    count: int,
+    ready: Mapping[int, Prepared] | None = None,
 ) -> IndexRow:
     """The next lexical index: `old`, whose files were checked, and what the catalogue added and removed since."""
     name = new_name("words")
@@ -203,7 +209,7 @@ def build_words(
         drop = (chunk_id for (chunk_id,) in gone)
     add = read_chunks(connection, "c.id > ? ORDER BY c.id", (after,))
     known = old.files if old else {}
-    totals = extend(index, name, known, old.totals if old else {}, drop, add)
+    totals = extend(index, name, known, old.totals if old else {}, drop, add, ready or {})
     names = [f"{name}/{path.name}" for path in (index / name).iterdir()]
     moved = {f"{name}/{Path(path).name}": what for path, what in known.items() if not path.endswith(".json")}
     sealed = seal(index, names, {path: what for path, what in moved.items() if path in names})

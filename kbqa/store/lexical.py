@@ -17,19 +17,19 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import tempfile
 import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from kbqa.analyzer import CJK, Terms, analyze
+from kbqa.analyzer import Terms, analyze
 from kbqa.errors import KnowledgeBaseError
 from kbqa.store.errors import DamagedIndex
 from kbqa.store.files import link, probe
@@ -40,31 +40,45 @@ if TYPE_CHECKING:
 
     from kbqa.store.vectors import Scored
 
-__all__ = ["WEIGHTS", "ExactWords", "LexicalIndex", "TantivyWords", "chunk_fields", "extend", "query_fields"]
+__all__ = [
+    "WEIGHTS",
+    "ExactWords",
+    "LexicalIndex",
+    "Prepared",
+    "TantivyWords",
+    "chunk_fields",
+    "extend",
+    "prepare",
+    "query_fields",
+]
 
 WEIGHTS = {"words": 1.0, "bigrams": 0.5, "title": 0.3}
 _K1, _B = 1.2, 0.75  # tantivy's own, which cannot be set
 _HEAP = 64_000_000  # bytes of terms in memory before tantivy begins another segment
 _REWRITTEN = ("meta.json", ".managed.json")
-_STARTS_CJK = re.compile(f"[{CJK}]").match
 
 
-def chunk_fields(chunk: Chunk) -> dict[str, list[str]]:
+def chunk_fields(chunk: Chunk) -> dict[str, Sequence[str]]:
     """The terms of a passage by field, repeated as often as they occur."""
-    context = _context_terms(chunk.context)
-    body = analyze(chunk.passage)
-    words = context.words + body.words
-    return {
-        "words": words,
-        "bigrams": context.bigrams + body.bigrams + _spelled(words),
-        "title": context.words,
-    }
+    body = analyze(chunk.searchable)
+    title = analyze(chunk.context)
+    return {"words": body.words, "bigrams": [*body.bigrams, *_spelled(body.words)], "title": title.words}
 
 
-@lru_cache(maxsize=64)
-def _context_terms(context: str) -> Terms:
-    """Neighbouring chunks stand under the same heading."""
-    return analyze(context)
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A passage as tantivy takes it: by field its terms joined by blanks, and how many they are."""
+
+    texts: Mapping[str, str]
+    counts: Mapping[str, int]
+
+
+def prepare(chunk: Chunk) -> Prepared:
+    fields = chunk_fields(chunk)
+    return Prepared(
+        {field: " ".join(terms) for field, terms in fields.items()},
+        {field: len(terms) for field, terms in fields.items()},
+    )
 
 
 def query_fields(terms: Terms) -> dict[str, list[str]]:
@@ -74,8 +88,8 @@ def query_fields(terms: Terms) -> dict[str, list[str]]:
 
 
 def _spelled(words: Iterable[str]) -> list[str]:
-    """Those that are spelled in letters and digits, not in Chinese characters."""
-    return [word for word in words if not _STARTS_CJK(word)]
+    """Those that are spelled in letters and digits: all Chinese, Japanese and Korean ones begin above U+3000."""
+    return [word for word in words if word[0] < "\u3000"]
 
 
 class LexicalIndex(Protocol):
@@ -125,7 +139,7 @@ class ExactWords:
         for field, terms in fields.items():
             for term, times in Counter(terms).items():
                 self._postings[field].setdefault(term, array("I")).extend((place, times))
-        _count(self._totals, fields)
+        _count(self._totals, {field: len(terms) for field, terms in fields.items()})
 
     def frequency(self, field: str, term: str) -> int:
         return len(self._postings[field].get(term, ())) // 2
@@ -156,10 +170,10 @@ def _mean(field: str, index: LexicalIndex, beside: LexicalIndex | None) -> float
     return sum(total[field] for total in totals) / max(1, sum(total["chunks"] for total in totals))
 
 
-def _count(totals: dict[str, int], fields: Mapping[str, Sequence[str]]) -> None:
+def _count(totals: dict[str, int], counts: Mapping[str, int]) -> None:
+    for field, count in counts.items():
+        totals[field] += count
     totals["chunks"] += 1
-    for field, terms in fields.items():
-        totals[field] += len(terms)
 
 
 class TantivyWords:
@@ -218,10 +232,17 @@ class TantivyWords:
 
 
 def extend(
-    index: Path, name: str, old: Iterable[str], totals: Mapping[str, int], drop: Iterable[int], add: Iterable[Chunk]
+    index: Path,
+    name: str,
+    old: Iterable[str],
+    totals: Mapping[str, int],
+    drop: Iterable[int],
+    add: Iterable[Chunk],
+    ready: Mapping[int, Prepared] = MappingProxyType({}),
 ) -> dict[str, int]:
     """Makes index/name: what the files `old` (paths below `index`) hold, without the chunks `drop`, with `add`.
-    Gives the new totals. OSError or KnowledgeBaseError when it cannot be written; then the folder is not to be used."""
+    `ready` holds those of `add` that were prepared before. Gives the new totals. OSError or KnowledgeBaseError when it
+    cannot be written; then the folder is not to be used."""
     import tantivy
 
     folder = index / name
@@ -241,13 +262,13 @@ def extend(
             # Not delete_documents_by_term: it makes a signed term of the number, which matches nothing.
             writer.delete_documents_by_query(tantivy.Query.term_set_query(words.schema, "id", ids))
         for chunk in add:
-            fields = chunk_fields(chunk)
+            passage = ready.get(chunk.id) or prepare(chunk)
             document = tantivy.Document()
             document.add_unsigned("id", chunk.id)
-            for field, terms in fields.items():
-                document.add_text(field, " ".join(terms))
+            for field, text in passage.texts.items():
+                document.add_text(field, text)
             writer.add_document(document)
-            _count(after, fields)
+            _count(after, passage.counts)
         writer.commit()
         writer.wait_merging_threads()
     except ValueError as error:  # what tantivy raises for everything; ask the system again for the reason

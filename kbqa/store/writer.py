@@ -45,6 +45,7 @@ from kbqa.store.derived import (
 )
 from kbqa.store.errors import DamagedIndex, storage_errors
 from kbqa.store.files import CATALOGUE, INDEX, REBUILD, RESTORE, collect, remove_catalogue
+from kbqa.store.lexical import Prepared, prepare
 from kbqa.types import Chunk, Document, Origin
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Writer:
         """`keep` names index files of another catalogue in the same folder; `donor` is a connection to one whose
         vectors may be taken over."""
         self._path = path
+        self._ready: dict[int, Prepared] = {}  # what the lexical index takes at the next checkpoint
         self._folder = path.parent
         self._limits = limits
         self._keep = frozenset(keep)
@@ -126,6 +128,7 @@ class Writer:
             )
             self._connection.execute("UPDATE state SET chunks = chunks + ?", (len(chunks),))
             self._drop_unused(unused)
+        self._ready |= {first + at: prepare(chunk) for at, chunk in enumerate(chunks)}
         self._grown(len(chunks))
 
     def put_failure(
@@ -263,6 +266,7 @@ class Writer:
                 remove_catalogue(self._folder / RESTORE)
             collect(self._folder, {*(row.name for row in after), *self._keep})
         self._pending = 0
+        self._ready.clear()
 
     def _updated(self, state: State, rows: Sequence[IndexRow]) -> list[IndexRow]:
         """The rows as they should be; the files of new ones are written and safe on disk."""
@@ -272,7 +276,7 @@ class Writer:
         last = last_chunk_id(self._connection)
         words = next((row for row in usable if row.kind == "words"), None)
         if words is None or words.revision != state.revision:
-            words = build_words(self._connection, index, words, state.revision, last, state.chunks)
+            words = build_words(self._connection, index, words, state.revision, last, state.chunks, self._ready)
         segments = []
         kept: list[IndexRow] = []
         for row in usable:
