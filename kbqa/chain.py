@@ -44,7 +44,7 @@ SHORT_REFUSAL = 60  # characters: a longer text that says 无法回答 somewhere
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeBase:
-    """Everything that is needed to answer from one base. Safe to use from many threads."""
+    """Everything that is needed to answer from one base. Safe to use from many threads; leaving it closes the store."""
 
     name: str
     store: Store
@@ -54,6 +54,12 @@ class KnowledgeBase:
     embedder: Embedder
     retrieval: RetrievalConfig
     prompt: PromptConfig
+
+    def __enter__(self) -> KnowledgeBase:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
 
     def search(self, question: str, k: int | None = None) -> Retrieval:
         """The `k` best hits and the confidence in them; raises QuestionError for an empty or overlong question."""

@@ -106,8 +106,7 @@ def evaluate_retrieval(folder: Path, open_base: OpenBase) -> RetrievalReport:
     start = time.perf_counter()
     benchmark = load_benchmark(folder)
     with tempfile.TemporaryDirectory(prefix="kbqa-eval-") as temporary:
-        kb = open_base(Path(temporary) / "base", benchmark.documents)
-        with kb.store:
+        with open_base(Path(temporary) / "base", benchmark.documents) as kb:
             arms = {name: _score(benchmark, kb, arm) for name, arm in _arms(kb).items()}
             chunks = kb.store.chunk_count
     return RetrievalReport(len(benchmark.documents), chunks, len(benchmark.queries), arms, time.perf_counter() - start)
