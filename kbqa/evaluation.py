@@ -105,10 +105,12 @@ def evaluate_retrieval(folder: Path, open_base: OpenBase) -> RetrievalReport:
     """
     start = time.perf_counter()
     benchmark = load_benchmark(folder)
-    with tempfile.TemporaryDirectory(prefix="kbqa-eval-") as temporary:
-        with open_base(Path(temporary) / "base", benchmark.documents) as kb:
-            arms = {name: _score(benchmark, kb, arm) for name, arm in _arms(kb).items()}
-            chunks = kb.store.chunk_count
+    with (
+        tempfile.TemporaryDirectory(prefix="kbqa-eval-") as temporary,
+        open_base(Path(temporary) / "base", benchmark.documents) as kb,
+    ):
+        arms = {name: _score(benchmark, kb, arm) for name, arm in _arms(kb).items()}
+        chunks = kb.store.chunk_count
     return RetrievalReport(len(benchmark.documents), chunks, len(benchmark.queries), arms, time.perf_counter() - start)
 
 

@@ -62,15 +62,15 @@ class Retriever:
         unseen = lexical.keys() - dense.keys()
         dense |= dict.fromkeys(unseen, 0.0)  # a chunk may be removed while we look
         dense |= {chunk_id: float(other @ vector) for chunk_id, other in self._store.vectors(unseen).items()}
-        scored = self._fuse(lexical, dense)
-        best = sorted(scored, key=lambda hit: (-hit[1], hit[0]))[:wanted]
-        chunks = self._store.chunks([chunk_id for chunk_id, _ in best])
+        ranked = sorted(self._fuse(lexical, dense), key=lambda candidate: (-candidate[1], candidate[0]))
+        chunks = self._store.chunks([chunk_id for chunk_id, _ in ranked[:k]])
+        if len(chunks) < min(k, len(ranked)):  # some were removed while we looked: others take their places
+            chunks = self._store.chunks([chunk_id for chunk_id, _ in ranked])
         hits = [
             Hit(chunks[chunk_id], score, lexical.get(chunk_id), dense.get(chunk_id))
-            for chunk_id, score in best
+            for chunk_id, score in ranked
             if chunk_id in chunks
-        ]
-        hits = hits[:k]
+        ][:k]
         return Retrieval(tuple(hits), confidence(question, terms, weights, hits), weights)
 
     def _usable(self, question: str) -> str:
