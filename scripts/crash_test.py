@@ -9,7 +9,7 @@ first and its last moment. Then, before anything is repaired by hand:
 
 At the end an ingest that nobody kills must leave the same documents and chunks as one that never was.
 
-    python scripts/crash_test.py --rounds 200
+    python scripts/crash_test.py --kills 200
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def content(home: Home) -> list[tuple[object, ...]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--files", type=int, default=120, help="documents at the start")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
@@ -156,7 +156,7 @@ def main() -> int:
         world = World(Home(Path(folder)), rng)
         world.change(adds=options.files, edits=0, removals=0)
         longest = 3.0
-        for number in range(options.rounds):
+        while outcomes["killed"] < options.kills:
             words = dict(world.files)
             reports, killed, seconds = ingest(world.home, kill_after=rng.uniform(0.2, longest))
             if not killed:
@@ -168,7 +168,7 @@ def main() -> int:
             if wrong := problems(world):
                 kept = Path(tempfile.mkdtemp(prefix="kbqa-crash-kept-"))
                 shutil.copytree(folder, kept, dirs_exist_ok=True)
-                print(f"round {number} (kept in {kept}):", *wrong[:10], sep="\n  ")
+                print(f"after kill {outcomes['killed']} (kept in {kept}):", *wrong[:10], sep="\n  ")
                 return 1
             world.change(adds=rng.randint(0, 20), edits=rng.randint(0, 20), removals=rng.randint(0, 20))
         ingest(world.home, kill_after=None)
