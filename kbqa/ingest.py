@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from kbqa.analyzer import REMEMBERED
 from kbqa.config import KnowledgeConfig
@@ -85,11 +85,16 @@ def _walk(start: Path) -> Iterator[Path]:
         if start.exists() or start.is_symlink():
             yield start
         return
-    for folder, folders, names in os.walk(start):
+    for folder, folders, names in os.walk(start, onerror=_unreadable):
         folders.sort()
         linked = [name for name in folders if Path(folder, name).is_symlink()]
         for name in sorted([*names, *linked]):
             yield Path(folder, name)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    """A folder that cannot be listed must not look empty: its documents would be removed."""
+    raise ConfigError(f"{error.filename} cannot be looked into: {error.strerror}; nothing was changed") from error
 
 
 def _parents(path: Path, root: Path) -> list[PurePosixPath]:

@@ -126,6 +126,21 @@ def test_a_missing_folder_is_an_error_and_not_an_empty_one(tmp_path):
         scan(tmp_path / "没有")
 
 
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(folder, monkeypatch):
+    """Its documents would be taken for vanished and removed. Root may list everything, hence the stand-in."""
+    (folder / "部门").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("部门"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ConfigError, match="部门 cannot be looked into"):
+        scan(folder)
+
+
 # --- the whole way ---------------------------------------------------------------------------------------------------
 
 
