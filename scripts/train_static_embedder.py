@@ -356,7 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=None, help="the data folder ($KBQA_TESTDATA/data)")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=None, help="stop earlier; the result then depends on speed")
     parser.add_argument("--documents", type=int, default=None, help="of each source, for a smoke test")
     parser.add_argument("--rows", type=int, default=48_000, help="terms with a row of their own")
@@ -367,7 +367,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.05)
     parser.add_argument("--longest", type=int, default=1000, help="terms of a passage")
     parser.add_argument("--clusters", type=int, default=400)
-    parser.add_argument("--blend", type=float, default=0.5, help="share of the trained rows; the rest are the initial")
+    parser.add_argument("--blend", type=float, default=0.65, help="share of the trained rows; the rest are the initial")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     data = options.data or Path(os.environ["KBQA_TESTDATA"]) / "data"
