@@ -90,7 +90,7 @@ def test_restoring_over_a_base_must_be_asked_for_and_open_readers_follow(folder,
             put(writer, "后来.md")
             writer.remove("3.md")
         later = {chunk for chunk, _ in reader.search_words(question_terms(number("后来.md")), 3)}
-        with pytest.raises(KnowledgeBaseError, match="exists already"):
+        with pytest.raises(KnowledgeBaseError, match="exists already.*add --replace"):
             restore(tmp_path / "b.zip", folder)
         assert first_source(reader, number("后来.md")) == "后来.md"
         revision = reader.revision
@@ -155,6 +155,14 @@ def test_a_file_that_is_no_backup_is_refused(tmp_path, content):
     (tmp_path / "b.zip").write_bytes(content)
     with pytest.raises(KnowledgeBaseError, match=r"b\.zip is not a whole backup"):
         restore(tmp_path / "b.zip", tmp_path / "neu")
+
+
+def test_some_other_zip_is_no_backup(tmp_path):
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as other:
+        other.writestr("照片.txt", "假期")
+    with pytest.raises(KnowledgeBaseError, match=r"b\.zip is not a backup of kbqa"):
+        restore(tmp_path / "b.zip", tmp_path / "neu")
+    assert not (tmp_path / "neu").exists()
 
 
 def test_a_cut_backup_is_refused(folder, tmp_path):

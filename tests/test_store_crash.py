@@ -1,6 +1,7 @@
 """Other processes, sudden death, damage, full and read-only disks: nothing acknowledged is lost, nothing lies."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from storekit import LOW, PASSPORT, number, put, texts, vector
 
 from kbqa.analyzer import question_terms
 from kbqa.errors import KnowledgeBaseBusy, KnowledgeBaseError
-from kbqa.store import Store, verify
+from kbqa.store import Store, set_aside, verify
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
@@ -238,14 +239,45 @@ def test_a_damaged_catalogue_is_told_with_the_remedy_and_can_be_rebuilt(folder, 
         catalogue.write_bytes("这不是数据库".encode() * 50 + catalogue.read_bytes()[900:])
     else:
         spoil(catalogue, how)
-    with pytest.raises(KnowledgeBaseError, match=r"kb\.sqlite is damaged.*kbqa kb verify 制度.*--rebuild"):
+    with pytest.raises(
+        KnowledgeBaseError, match=r"kb\.sqlite is damaged.*restore FILE --replace.*--kb 制度 --rebuild"
+    ):
         read_all(folder)
     report = verify(folder)
     assert not report.sound
-    assert any("damaged" in finding.what for finding in report.findings)
+    (finding,) = report.findings
+    assert "damaged" in finding.what
+    assert "verify" not in finding.what
+    assert "\n" not in finding.what
     with Store.rebuild(folder, PASSPORT, LOW) as writer:
         put(writer, "新.md")
     assert_whole(folder, {"新.md"})
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "noise", "pages"])
+def test_a_damaged_catalogue_can_be_set_aside_and_nothing_is_destroyed(folder, how):
+    filled(folder)
+    catalogue = folder / "kb.sqlite"
+    whole = catalogue.read_bytes()
+    noise = random.Random(7).randbytes(len(whole))
+    half = len(whole) // 2
+    left = {"empty": b"", "cut": whole[:half], "noise": noise, "pages": whole[:8192] + noise[8192:]}[how]
+    for again in (1, 2):
+        catalogue.write_bytes(left)
+        assert set_aside(folder) == folder / f"kb.sqlite.damaged-{again}"
+        assert (folder / f"kb.sqlite.damaged-{again}").read_bytes() == left
+        with Store.create(folder, PASSPORT, LOW) as store, store.write() as writer:
+            put(writer, "新.md")
+        assert_whole(folder, {"新.md"})
+
+
+def test_only_a_damaged_catalogue_is_set_aside(folder):
+    assert set_aside(folder) is None
+    filled(folder)
+    assert set_aside(folder) is None
+    with Store.open(folder, LOW) as store, store.write(), pytest.raises(KnowledgeBaseBusy):
+        set_aside(folder)
+    assert_whole(folder, {f"{at}.md" for at in range(20)})
 
 
 # --- disks that do not take it ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from kbqa.store.backup import backup, backup_name, restore
 from kbqa.store.catalogue import FORMAT, Counts, FileStat, Passport, StoredDocument, ensure_match, text_digest
 from kbqa.store.derived import Limits
 from kbqa.store.store import Store
+from kbqa.store.switch import set_aside
 from kbqa.store.verify import Finding, VerifyReport, verify
 from kbqa.store.writer import Writer
 
@@ -30,6 +31,7 @@ __all__ = [
     "backup_name",
     "ensure_match",
     "restore",
+    "set_aside",
     "text_digest",
     "verify",
 ]

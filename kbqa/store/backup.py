@@ -89,7 +89,7 @@ def restore(file: Path, folder: Path, replace: bool = False, limits: Limits | No
     path, new = folder / CATALOGUE, folder / RESTORE
     if path.exists() and not replace:
         raise KnowledgeBaseError(
-            f"knowledge base {folder.name} exists already in {folder.parent}; delete it first, or ask to replace it"
+            f"knowledge base {folder.name} exists already in {folder.parent}; add --replace to replace it"
         )
     with _folder(folder), write_lock(folder):
         try:
@@ -157,7 +157,10 @@ class _Described:
 
 
 def _described(archive: zipfile.ZipFile, file: Path) -> _Described:
-    info = archive.getinfo(_MANIFEST)
+    try:
+        info = archive.getinfo(_MANIFEST)
+    except KeyError:
+        raise KnowledgeBaseError(f"{file} is not a backup of kbqa: there is no {_MANIFEST} in it") from None
     if info.file_size > _MANIFEST_LIMIT:
         raise _not_whole(file, "its manifest is too large")
     try:
@@ -192,4 +195,4 @@ def _prepare(new: Path, path: Path) -> None:
         connection.execute("COMMIT")
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
-            raise damaged(new, found)
+            raise damaged(new, "SQLite's integrity check fails")

@@ -157,10 +157,10 @@ def read_passport(connection: sqlite3.Connection, path: Path) -> Passport:
             f"{path} has on-disk format {version}, this kbqa reads {FORMAT}; "
             f"run `kbqa ingest --kb {path.parent.name} --rebuild`, or the kbqa that made it"
         )
-    values = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM passport")}
     try:
+        values = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM passport")}
         return Passport(**values)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise damaged(path, f"its passport is not whole ({error})") from error
 
 

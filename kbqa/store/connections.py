@@ -19,9 +19,9 @@ from kbqa.errors import KnowledgeBaseError
 from kbqa.store.catalogue import FORMAT, Passport, State
 from kbqa.store.errors import damaged, storage_errors, unknown
 
-__all__ = ["Pool", "connect_writer", "create_catalogue"]
+__all__ = ["APPLICATION", "Pool", "connect_writer", "create_catalogue"]
 
-_APPLICATION = 0x6B627161  # "kbqa", in the header of the file
+APPLICATION = 0x6B627161  # "kbqa", in the header of the file
 _PAGE = 8192  # three 2 KB vectors a page instead of one; 16 KB pages cost 40 % more a commit
 _PASSPORT = tuple(Passport.__dataclass_fields__)
 _NOT_WRITABLE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
@@ -89,7 +89,7 @@ def create_catalogue(path: Path, passport: Passport, after: State | None = None,
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(f"BEGIN; {_SCHEMA}")
-        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.executemany(
             "INSERT INTO passport VALUES (?, ?)", [(key, json.dumps(getattr(passport, key))) for key in _PASSPORT]
@@ -182,7 +182,7 @@ class Pool:
             try:
                 connection.execute("PRAGMA query_only = ON")
                 connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
-                if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+                if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
                     raise damaged(self.path, "it is not a catalogue of kbqa")
             except sqlite3.OperationalError as error:
                 connection.close()

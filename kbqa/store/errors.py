@@ -21,10 +21,12 @@ class DamagedIndex(Exception):
 
 
 def damaged(path: Path, why: object) -> KnowledgeBaseError:
+    return KnowledgeBaseError(f"{path} is damaged: {why}; {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
     name = path.parent.name
-    return KnowledgeBaseError(
-        f"{path} is damaged: {why}; run `kbqa kb verify {name}`, or restore a backup / `kbqa ingest --rebuild`"
-    )
+    return f"restore a backup with `kbqa kb restore FILE --replace`, or run `kbqa ingest --kb {name} --rebuild`"
 
 
 def unknown(folder: Path) -> UnknownKnowledgeBase:
@@ -38,7 +40,7 @@ def is_damage(error: sqlite3.Error) -> bool:
     """Whether it says that the file is not what it should be, and not that somebody or something is in the way."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return True
-    return isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such")
+    return isinstance(error, sqlite3.OperationalError) and str(error).startswith(("no such", "Could not decode"))
 
 
 @contextmanager
@@ -69,7 +71,7 @@ def _explained(path: Path, error: sqlite3.Error) -> KnowledgeBaseError:
             )
         case sqlite3.SQLITE_IOERR:
             return KnowledgeBaseError(f"{path} cannot be read or written ({error}); check the disk and its free space")
-    return KnowledgeBaseError(f"{path}: {error}; run `kbqa kb verify {path.parent.name}`")
+    return KnowledgeBaseError(f"{path}: {error}; try again, and if it stays {_remedy(path)}")
 
 
 def _explained_os(path: Path, error: OSError) -> KnowledgeBaseError:

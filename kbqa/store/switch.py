@@ -11,17 +11,18 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-from kbqa.errors import KnowledgeBaseError
+from kbqa.errors import IndexMismatch, KnowledgeBaseError
 from kbqa.store.catalogue import Passport, State, last_chunk_id, read_passport, read_state
-from kbqa.store.connections import connect_writer, create_catalogue
+from kbqa.store.connections import APPLICATION, connect_writer, create_catalogue
 from kbqa.store.derived import Limits, read_rows
 from kbqa.store.errors import is_damage, storage_errors
 from kbqa.store.files import CATALOGUE, REBUILD, collect, remove_catalogue, sync, write_lock
 from kbqa.store.writer import Writer
 
-__all__ = ["Old", "install", "look_at", "rebuilding"]
+__all__ = ["Old", "install", "look_at", "rebuilding", "set_aside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _donor(path: Path, old: Old, passport: Passport) -> sqlite3.Connection | Non
 def install(new: Path, path: Path) -> None:
     """Makes the catalogue `new`, which nobody has open, the content of `path`. The caller holds the write lock.
 
-    A file that SQLite cannot even write over is kept as kb.sqlite.damaged.
+    A file that SQLite cannot even write over is kept as kb.sqlite.damaged-<n>.
     """
     if path.exists():
         try:
@@ -106,9 +107,50 @@ def install(new: Path, path: Path) -> None:
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-        for suffix in ("-wal", "-shm", ""):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).replace(path.with_name(f"{path.name}.damaged{suffix}"))
+        _put_aside(path)
     sync(new)
     new.rename(path)
     sync(path.parent)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Renames a catalogue that is too damaged to be opened, so that a new base can be created in its place.
+
+    The new path, kb.sqlite.damaged-<n>; None when there is no catalogue, or none that is damaged. Raises
+    KnowledgeBaseBusy while somebody writes, KnowledgeBaseError when the file cannot be read or renamed.
+    """
+    path = folder / CATALOGUE
+    if not path.exists():
+        return None
+    with write_lock(folder), storage_errors(path):
+        return _put_aside(path) if _is_damaged(path) else None
+
+
+def _is_damaged(path: Path) -> bool:
+    """Raises sqlite3.Error for what keeps the catalogue from being read without being damage to it."""
+    try:
+        with closing(connect_writer(path)) as connection:
+            if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+                return True
+            read_passport(connection, path)
+            read_state(connection)
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
+    except IndexMismatch:
+        return False
+    except KnowledgeBaseError:  # the passport is not whole
+        return True
+    except sqlite3.Error as error:
+        if is_damage(error):
+            return True
+        raise
+
+
+def _put_aside(path: Path) -> Path:
+    """The catalogue under the next free name, its -wal and -shm with it: with them more of it may be saved."""
+    names = (path.with_name(f"{path.name}.damaged-{n}") for n in count(1))
+    aside = next(name for name in names if not name.exists())
+    for suffix in ("-wal", "-shm", ""):  # what is cut short here leaves the catalogue where it was
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(aside.with_name(aside.name + suffix))
+    sync(path.parent)
+    return aside
