@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-__all__ = ["CJK", "REMEMBERED", "VERSION", "Terms", "analyze", "fold", "question_terms", "stop_words"]
+__all__ = ["CJK", "REMEMBERED", "VERSION", "Passage", "Terms", "analyze", "fold", "question_terms", "stop_words"]
 
 VERSION = "1"  # stands in every base: an index built with other terms is not searched with these
 
@@ -108,3 +108,29 @@ def question_terms(question: str) -> Terms:
     bigrams = list(dict.fromkeys(terms.bigrams))
     stop = stop_words()
     return Terms([w for w in words if w not in stop] or words, [b for b in bigrams if b not in stop] or bigrams)
+
+
+INSIDE = 0.7
+
+
+class Passage:
+    """A text that is asked for one word at a time."""
+
+    def __init__(self, text: str) -> None:
+        self.text = fold(text)
+        self._words = frozenset(analyze(text).words)
+
+    def share(self, word: str) -> float:
+        """1 where the word stands, else the share of its character pairs that do (报销制度 in 报销办法: a third).
+
+        A Chinese word whose characters stand there inside other words counts INSIDE: the dictionary cuts 年假 now as
+        one word, now as two, but 产假 is not 陪产假. A Latin word or a number must be a word of the text.
+        """
+        if word in self._words:
+            return 1.0
+        if not _CJK_RUN.match(word):
+            return 0.0
+        if word in self.text:
+            return INSIDE
+        pairs = [word[i : i + 2] for i in range(len(word) - 1)]
+        return INSIDE * sum(pair in self.text for pair in pairs) / len(pairs) if pairs else 0.0

@@ -32,7 +32,7 @@ TORCH = "torch==2.13.0"
 QUESTIONS = (  # a fact, a cell of a table, and one that the documents cannot answer
     "试用期有多长？",
     "LQ-120激光测微仪买五台以上的单价是多少？",
-    "产假有多少天？",
+    "公司的注册资本是多少？",
 )
 
 

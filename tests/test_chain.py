@@ -148,3 +148,11 @@ def test_a_follow_up_is_answered_from_what_went_before(kb):
     first = kb.ask("X200的标准价是多少？")
     assert "3800" in first.text
     assert "5200" in kb.ask("那X300呢？", [(first.question, first.text)]).text
+
+
+def test_a_new_subject_after_another_one_is_answered_as_if_it_came_first(kb):
+    """「午餐补贴是多少」 after a question about leave was refused: it was searched for with that one's words."""
+    alone = kb.ask("安全罚款多少？")
+    after = kb.ask("安全罚款多少？", [("员工每年有几天带薪年假？", "十天")])
+    assert alone.grounded
+    assert (after.text, after.confidence) == (alone.text, alone.confidence)

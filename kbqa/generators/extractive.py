@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kbqa.analyzer import analyze, fold, question_terms
+from kbqa.analyzer import Passage, fold, question_terms
 from kbqa.questions import gap_fillers, identifiers
 from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import CELL_SEPARATOR, REFUSAL, GenerationRequest, Hit, Piece
@@ -81,17 +81,19 @@ def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]
     gaps, pinned = gap_fillers(question), identifiers(question)
     for rank, hit in enumerate(hits):
         chunk = hit.chunk
-        before = _Words("")
+        before = Passage("")
         for ordinal, (start, end) in enumerate(sentence_spans(chunk.text)):
             text = chunk.text[start:end]
             header = header_of(chunk.text, start, chunk.preface)
-            context = _Words(f"{chunk.context}\n{header}")
-            here = _Words(text)
+            context = Passage(f"{chunk.context}\n{header}")
+            here = Passage(text)
             score = 0.0
             for word in words:
                 weight = weights.get(word, 1.0)
                 score += weight * max(
-                    here.share(word), CONTEXT_SHARE * context.share(word), BEFORE_SHARE * before.share(word)
+                    _worth(here.share(word)),
+                    CONTEXT_SHARE * _worth(context.share(word)),
+                    BEFORE_SHARE * _worth(before.share(word)),
                 )
             score /= mass
             if score and any(filler.search(fold(text)) for filler in gaps):
@@ -107,6 +109,11 @@ def _candidates(question: str, hits: Sequence[Hit], weights: Mapping[str, float]
             before = here
 
 
+def _worth(share: float) -> float:
+    """A word that stands only in part is worth less than its part."""
+    return share if share == 1 else BIGRAM_SHARE * share
+
+
 def _told(row: str, header: str, words: Sequence[str]) -> str:
     """A table row as 「first cell；column：cell；...」 of the columns that the question names best, or of all."""
     names, cells = header.splitlines()[-1].split(CELL_SEPARATOR), row.split(CELL_SEPARATOR)
@@ -114,25 +121,8 @@ def _told(row: str, header: str, words: Sequence[str]) -> str:
         return row
     columns = list(zip(names, cells, strict=True))
     # Counting tells 「9月」 from 「8月」, which shares a word with it.
-    named = [sum(_Words(name).share(word) == 1 for word in words) for name in names[1:]]
+    named = [sum(Passage(name).share(word) == 1 for word in words) for name in names[1:]]
     if best := max(named, default=0):
         asked = [column for column, count in zip(columns[1:], named, strict=True) if count == best]
         return "；".join([cells[0], *(f"{name}：{cell}" for name, cell in asked)])
     return "；".join(f"{name}：{cell}" for name, cell in columns if cell)
-
-
-class _Words:
-    """What stands in a text, for asking after one word at a time."""
-
-    def __init__(self, text: str) -> None:
-        terms = analyze(text)
-        self._words, self._bigrams = set(terms.words), set(terms.bigrams)
-
-    def share(self, word: str) -> float:
-        """1 where the word stands, else a part for the character pairs of it that do."""
-        if word in self._words:
-            return 1.0
-        pairs = [word[i : i + 2] for i in range(len(word) - 1)]
-        if word.isascii() or not pairs:
-            return 0.0
-        return BIGRAM_SHARE * sum(pair in self._bigrams for pair in pairs) / len(pairs) if len(pairs) > 1 else 0.0

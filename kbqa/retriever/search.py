@@ -71,7 +71,7 @@ class Retriever:
             for chunk_id, score in ranked
             if chunk_id in chunks
         ][:k]
-        return Retrieval(tuple(hits), confidence(question, terms, weights, hits), weights)
+        return Retrieval(tuple(hits), confidence(question, weights, hits), weights)
 
     def _usable(self, question: str) -> str:
         question = question.strip()
