@@ -10,17 +10,18 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from kbqa.analyzer import VERSION as ANALYZER
 from kbqa.chain import KnowledgeBase
 from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, check_name, load_config
-from kbqa.errors import ConfigError, IndexMismatch, UnknownKnowledgeBase
+from kbqa.errors import ConfigError, IndexMismatch, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
 from kbqa.ingest import Ingestion, OnFile, Plan
 from kbqa.retriever import Retriever
 from kbqa.splitter import Splitter
-from kbqa.store import FORMAT, Passport, Store
+from kbqa.store import FORMAT, Passport, Store, set_aside
 from kbqa.store.files import CATALOGUE, remove_catalogue, write_lock
 from kbqa.types import Document, Embedder, Generator, IngestReport
 
@@ -75,12 +76,16 @@ class Installation:
         if not Store.exists(folder):
             if self.home.documents(name).is_dir():
                 raise UnknownKnowledgeBase(f"{name} has not been built yet; run `kbqa ingest --kb {name}`")
-            known = ", ".join(self.bases()) or "none yet"
+            error = self.unknown(name)
             raise UnknownKnowledgeBase(
-                f"there is no knowledge base {name} (there are: {known}); put documents into "
-                f"{self.home.documents(name)} and run `kbqa ingest --kb {name}`"
+                f"{error}; put documents into {self.home.documents(name)} and run `kbqa ingest --kb {name}`"
             )
         return Store.open(folder)
+
+    def unknown(self, name: str) -> UnknownKnowledgeBase:
+        """The error that says that `name` is not among the bases, and which there are."""
+        known = ", ".join(self.bases()) or "none yet"
+        return UnknownKnowledgeBase(f"there is no knowledge base {name} (there are: {known})")
 
     @contextmanager
     def open(self, name: str | None = None) -> Iterator[KnowledgeBase]:
@@ -116,13 +121,13 @@ class Installation:
         if not folder.is_dir():
             raise ConfigError(f"there is no folder {folder}; create it and put documents in, or name a base with --kb")
         limits = self.config.knowledge
-        if rebuild and Store.exists(base):
-            with Store.open(base) as old:
-                pushed = list(old.api_documents())
+        if rebuild and (old := _still_there(base)):
             with Store.rebuild(base, self.passport) as writer:
                 ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
-                ingestion.add(pushed)
-                return ingestion.mirror(folder, {}, limits, on_plan=on_plan, on_start=on_start)
+                ingestion.add(old.pushed)
+                report = ingestion.mirror(folder, {}, limits, on_plan=on_plan, on_start=on_start)
+                _check_nothing_lost(name, folder, old.sources, report)
+                return report
         with self._made(name, base) as store, store.write() as writer:
             known = {document.source: document for document in store.documents()}
             ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
@@ -144,7 +149,7 @@ class Installation:
         """Remove what was built as `name`, damaged or not; its documents in knowledge/ stay."""
         base = self.home.base(name)
         if not Store.exists(base):
-            raise UnknownKnowledgeBase(f"there is no knowledge base {name} (there are: {', '.join(self.bases())})")
+            raise self.unknown(name)
         with write_lock(base):
             remove_catalogue(base / CATALOGUE)  # from here on there is no such base, whatever happens to the rest
         shutil.rmtree(base)
@@ -173,6 +178,41 @@ class Installation:
                 f"{self.embedder.name} ({self.embedder.dim}), or its files have changed; "
                 f"run `kbqa ingest --kb {name} --rebuild` or change the embedder section"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    """What a base holds that is to be rebuilt: its documents without a file, and the names of those with one."""
+
+    pushed: list[Document]
+    sources: frozenset[str]
+
+
+def _still_there(base: Path) -> _Old | None:
+    """None when there is no base, or only a damaged one, which is set aside."""
+    if not Store.exists(base):
+        return None
+    try:
+        with Store.open(base) as store:
+            answering = (d.source for d in store.documents() if d.status == "indexed" and d.origin != "api")
+            return _Old(list(store.api_documents()), frozenset(answering))
+    except (KnowledgeBaseBusy, IndexMismatch, UnknownKnowledgeBase):
+        raise
+    except KnowledgeBaseError:
+        set_aside(base)
+        return None
+
+
+def _check_nothing_lost(name: str, folder: Path, before: frozenset[str], report: IngestReport) -> None:
+    """Raises KnowledgeBaseError, and so keeps the old base, when a file that it answers from cannot be read now."""
+    failed = [file.source for file in report.files if file.status == "failed" and file.source in before]
+    if failed:
+        raise KnowledgeBaseError(
+            f"{name} stays as it was: {len(failed)} of its documents cannot be read now, among them {failed[0]}; "
+            "mend or remove these files and run `kbqa ingest --rebuild` again"
+        )
+    if before and not report.count("added"):
+        raise KnowledgeBaseError(f"{name} stays as it was: {folder} holds none of its {len(before)} documents now")
 
 
 def make_embedder(config: EmbedderConfig, folder: Path) -> Embedder:

@@ -11,10 +11,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
 from typing import TYPE_CHECKING, NoReturn
 
 from kbqa.analyzer import REMEMBERED
@@ -195,6 +196,7 @@ class Ingestion:
         self._reports: list[FileReport] = []
         self._waiting: list[_Ready] = []
         self._known: set[str] = set()
+        self._answering: set[str] = set()
         self._start = time.perf_counter()
 
     def mirror(
@@ -212,6 +214,7 @@ class Ingestion:
         todo = plan(indexed, found, scope=_scope(folder, paths), retry=paths is not None)
         on_plan(todo)
         self._known = set(indexed)
+        self._answering = {source for source, document in indexed.items() if document.status == "indexed"}
         for source in todo.skip:
             self._report(FileReport(source, "skipped", error=found[source].problem))
         for source in todo.unchanged:
@@ -306,10 +309,15 @@ class Ingestion:
             )
 
     def _fail(self, source: str, file: Found, error: DocumentError, seconds: float = 0.0) -> None:
-        stat = FileStat("", file.size, file.mtime_ns)
+        """A file that could be read before may be half copied or its disk away: what the base has of it stays."""
+        message = str(error)
         reader = file.path.suffix.removeprefix(".").lower()
-        self._writer.put_failure(source, stat, reader, str(error), error.kind, "folder")
-        self._report(FileReport(source, "failed", reader, error=str(error), seconds=round(seconds, 3)))
+        if source in self._answering and error.kind != "empty":
+            message += "; its earlier version still answers"
+        else:
+            stat = FileStat("", file.size, file.mtime_ns)
+            self._writer.put_failure(source, stat, reader, message, error.kind, "folder")
+        self._report(FileReport(source, "failed", reader, error=message, seconds=round(seconds, 3)))
 
     def _report(self, report: FileReport) -> None:
         self._reports.append(report)
@@ -369,19 +377,49 @@ def copy_in(files: Sequence[Path], folder: Path, *, replace_existing: bool = Fal
     targets = []
     for file in files:
         if not file.is_file():
-            raise ConfigError(f"there is no file {file}")
+            raise ConfigError(_no_file(file))
         target = folder / file.name
         if target.exists() and not replace_existing and digest_of(target) != digest_of(file):
             raise ConfigError(f"{target} exists and differs from {file}; rename the new file or add --replace")
         targets.append(target)
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    for file, target in zip(files, targets, strict=True):
-        with NamedTemporaryFile(dir=folder, prefix=".adding-", delete=False) as copy:
-            try:
-                with file.open("rb") as original:
-                    shutil.copyfileobj(original, copy)
-            except OSError:
-                Path(copy.name).unlink(missing_ok=True)
-                raise
-        Path(copy.name).replace(target)
+    copies: list[Path] = []
+    try:
+        for file, target in zip(files, targets, strict=True):
+            copies.append(_copied(file, target))
+        for copy, target in zip(copies, targets, strict=True):
+            copy.replace(target)
+    except BaseException:
+        for copy in copies:
+            copy.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
     return targets
+
+
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder; `kbqa add` takes files: name those in it, for example {path / '*.docx'}"
+    return f"{path} is not a file" if path.exists() else f"there is no file {path}"
+
+
+def _copied(file: Path, target: Path) -> Path:
+    """A whole copy of `file` beside `target`, or an error that names both and no copy."""
+    copy: Path | None = None
+    try:
+        handle, name = mkstemp(dir=target.parent, prefix=".adding-")
+        copy = Path(name)
+        with open(handle, "wb") as out, file.open("rb") as original:
+            shutil.copyfileobj(original, out)
+    except BaseException as error:
+        if copy:
+            copy.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DocumentError(
+                f"{file} cannot be copied to {target}: {error.strerror or error}; nothing was added", "unreadable"
+            ) from error
+        raise
+    return copy

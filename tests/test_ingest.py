@@ -8,7 +8,7 @@ import pytest
 
 from kbqa.build import Installation
 from kbqa.config import Config, Home, SplitterConfig
-from kbqa.errors import ConfigError, IndexMismatch
+from kbqa.errors import ConfigError, IndexMismatch, KnowledgeBaseError
 from kbqa.ingest import Found, copy_in, plan, scan
 from kbqa.store import Store, StoredDocument, verify
 from kbqa.types import Block, Document
@@ -227,6 +227,46 @@ def test_pushed_documents_survive_mirroring_and_rebuilding(installation, folder,
         assert store.passport.splitter == other.splitter.fingerprint
 
 
+def test_a_file_that_became_unreadable_leaves_its_earlier_version_and_says_so(installation, folder):
+    path = folder / "年假.html"
+    path.write_text("<p>员工每年享有十天带薪年假。</p>", encoding="utf-8")
+    installation.ingest("库")
+    path.write_bytes(b"%PDF-1.7 half a copy")
+    (failed,) = installation.ingest("库").files
+    assert failed.status == "failed"
+    assert failed.error.endswith("its earlier version still answers")
+    assert sources(installation, "带薪年假几天？") == ["年假.html"]
+    path.write_bytes(b"")
+    installation.ingest("库")
+    assert sources(installation, "带薪年假几天？") == []
+
+
+def test_a_rebuild_that_would_lose_documents_leaves_the_base_as_it_was(installation, folder):
+    for name in ("年假.txt", "报销.txt"):
+        (folder / name).write_text(f"{name}：员工每年享有十天带薪年假。", encoding="utf-8")
+    installation.ingest("库")
+    (folder / "报销.txt").write_bytes(b"PK\x03\x04 half a copy")
+    with pytest.raises(KnowledgeBaseError, match="报销.txt"):
+        installation.ingest("库", rebuild=True)
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(KnowledgeBaseError, match="stays as it was"):
+        installation.ingest("库", rebuild=True)
+    assert set(sources(installation, "带薪年假几天？")) == {"年假.txt", "报销.txt"}
+
+
+def test_a_rebuild_mends_a_base_that_cannot_be_opened(installation, folder):
+    (folder / "年假.txt").write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    installation.ingest("库")
+    catalogue = installation.home.base("库") / "kb.sqlite"
+    catalogue.write_bytes(b"\x00\x01\x02" * 5000)
+    with pytest.raises(KnowledgeBaseError):
+        installation.ingest("库")
+    installation.ingest("库", rebuild=True)
+    assert sources(installation, "带薪年假几天？") == ["年假.txt"]
+    assert list(catalogue.parent.glob("kb.sqlite.damaged-*")), "the damaged file is kept"
+
+
 def test_a_copied_file_never_replaces_another_one_unasked(folder, tmp_path):
     (tmp_path / "制度.txt").write_text("新的")
     (folder / "制度.txt").write_text("旧的")
@@ -235,3 +275,29 @@ def test_a_copied_file_never_replaces_another_one_unasked(folder, tmp_path):
     assert (folder / "制度.txt").read_text() == "旧的"
     copy_in([tmp_path / "制度.txt"], folder, replace_existing=True)
     assert (folder / "制度.txt").read_text() == "新的"
+
+
+def test_a_copy_that_fails_leaves_nothing_and_names_its_target(tmp_path, limited_files):
+    """The first file fits; the end of the second is only written when the copy is closed."""
+    (tmp_path / "小.txt").write_bytes(b"x" * 10)
+    (tmp_path / "大.txt").write_bytes(b"x" * (limited_files + 10))
+    with pytest.raises(DocumentError, match=r"库/大\.txt: .*nothing was added"):
+        copy_in([tmp_path / "小.txt", tmp_path / "大.txt"], tmp_path / "新" / "库")
+    assert list((tmp_path / "新").iterdir()) == []
+
+
+@pytest.fixture
+def limited_files():
+    """The most bytes that a file may have: a full disk, for this process alone."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield 100_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_only_files_are_copied(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"is a folder; `kbqa add` takes files"):
+        copy_in([tmp_path], folder)
+    with pytest.raises(ConfigError, match="there is no file"):
+        copy_in([tmp_path / "没有.txt"], folder)
