@@ -143,6 +143,8 @@ def find_home(given: str | Path | None = None) -> Home:
     named = given or os.environ.get("KBQA_HOME")
     if named:
         folder = Path(named).expanduser().resolve()
+        if folder.is_file():
+            raise ConfigError(f"the home {folder} is a file, not a folder; name the folder with config.yaml in it")
         if not folder.is_dir():
             raise ConfigError(f"the home folder {folder} does not exist; create it with `kbqa init {folder}`")
         return Home(folder)
@@ -157,12 +159,9 @@ _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 def check_name(name: str) -> str:
     """`name` (NFC) if it can name a knowledge base, and so a folder on any system; else ConfigError."""
     name = unicodedata.normalize("NFC", name)
-    usable = (
-        _NAME.fullmatch(name) is not None
-        and len(name.encode()) <= 120
-        and not name.endswith((".", " "))
-        and name.split(".")[0].lower() not in _DEVICES
-    )
+    usable = _NAME.fullmatch(name) is not None and len(name.encode()) <= 120 and not name.endswith((".", " "))
+    if name.split(".")[0].lower() in _DEVICES:
+        raise ConfigError(f"{name!r} cannot name a knowledge base: it is a reserved name on Windows; choose another")
     if not usable:
         raise ConfigError(
             f"{name!r} cannot name a knowledge base: use letters (Chinese too), digits, '-', '_', '.' and spaces, "
@@ -177,10 +176,29 @@ def check_name(name: str) -> str:
 def load_config(home: Home, environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration of `home`; raises ConfigError naming the key, the value and what is allowed."""
     given = _read_yaml(home.config)
+    variables: dict[str, str] = {}  # setting -> the environment variable that sets it
     for key, value in environ.items():
         section, separator, name = key.removeprefix("KBQA_").lower().partition("__")
         if key.startswith("KBQA_") and separator:
             _section(given, section, f"the environment variable {key}")[name] = _scalar(value, key)
+            variables[f"{section}.{name}"] = key
+    try:
+        return _checked_config(given)
+    except ConfigError as error:
+        said = str(error)
+        if blamed := [key for setting, key in variables.items() if _speaks_of(said, setting)]:
+            raise ConfigError(f"{said} (set by the environment variable {', '.join(blamed)})") from error
+        raise
+
+
+def _speaks_of(message: str, setting: str) -> bool:
+    section = setting.partition(".")[0]
+    return re.search(rf"(?<![\w.]){re.escape(setting)}(?!\w)", message) is not None or message.startswith(
+        f"{section} is not a section"
+    )
+
+
+def _checked_config(given: dict[str, Any]) -> Config:
     known = {f.name: f for f in fields(Config)}
     if unknown := set(given) - set(known):
         raise ConfigError(f"{min(unknown)} is not a section of config.yaml; it has: {', '.join(known)}")
@@ -259,7 +277,10 @@ _TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or
 
 def _check(config: Config) -> None:
     """Ranges, and settings that only make sense together."""
-    check_name(config.knowledge.default)
+    try:
+        check_name(config.knowledge.default)
+    except ConfigError as error:
+        raise ConfigError(f"knowledge.default: {error}") from error
     for section in ("knowledge", "splitter", "retrieval", "prompt"):
         settings = getattr(config, section)
         for f in fields(settings):

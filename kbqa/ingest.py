@@ -412,7 +412,8 @@ def _copied(file: Path, target: Path) -> Path:
     try:
         handle, name = mkstemp(dir=target.parent, prefix=".adding-")
         copy = Path(name)
-        with open(handle, "wb") as out, file.open("rb") as original:
+        os.close(handle)
+        with copy.open("wb") as out, file.open("rb") as original:
             shutil.copyfileobj(original, out)
     except BaseException as error:
         if copy:

@@ -188,7 +188,17 @@ def test_ingest_refuses_what_lies_elsewhere_and_what_is_not_there(shell, tmp_pat
     elsewhere.write_text("外面的内容", encoding="utf-8")
     assert "kbqa add" in shell("ingest", elsewhere, code=1).stderr
     assert "kbqa add" in shell("ingest", "..", code=1).stderr
-    assert "there is nothing to take in" in shell("ingest", "没有.txt", code=1).stderr
+    refused = shell("ingest", "没有.txt", code=1)
+    assert (refused.stdout, refused.stderr) == ("", "kbqa: there is no file or folder 没有.txt\n")
+
+
+def test_ingest_of_a_path_that_vanished_forgets_what_was_there(shell):
+    there = shell.put("部门/甲.txt", "甲的内容在这里。")
+    shell("ingest")
+    there.unlink()
+    there.parent.rmdir()
+    assert shell.json("ingest", "部门")[0]["status"] == "removed"
+    assert "no file or folder 部门" in shell("ingest", "部门", code=1).stderr
 
 
 def test_rebuild_takes_everything_in_again(shell):
@@ -334,7 +344,24 @@ def test_list_shows_bases_built_and_not_built(shell):
     (listed,) = shell.json("kb", "list")
     told = {base["name"]: (base["built"], base["documents"]) for base in listed["bases"]}
     assert told == {"default": (True, 1), "部门 二": (False, 0)}
-    assert "default\t1\t0\t" in shell("kb", "list").stdout
+    printed = shell("kb", "list").stdout
+    assert printed.startswith("name\tdocuments\tfailed\tpassages\tsize\tnote\n")
+    assert "default\t1\t0\t" in printed
+
+
+def test_list_marks_a_damaged_base_and_shows_the_others(shell):
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell.put("乙.txt", "乙的内容在这里。", kb="坏")
+    shell("ingest")
+    shell("ingest", "--kb", "坏")
+    (shell.home / "vectorstore" / "坏" / "kb.sqlite").write_bytes(b"nonsense" * 1000)
+    (listed,) = shell.json("kb", "list")
+    good, bad = sorted(listed["bases"], key=lambda base: "error" in base)
+    assert (good["name"], good["documents"]) == ("default", 1)
+    assert (bad["name"], bad["built"], bad["documents"]) == ("坏", True, None)
+    assert "is damaged" in bad["error"]
+    printed = shell("kb", "list").stdout
+    assert "is damaged" in next(line for line in printed.splitlines() if line.startswith("坏\t"))
 
 
 def test_show_tells_what_a_base_was_built_with(built):
@@ -406,8 +433,12 @@ def test_verify_finds_and_mends_a_damaged_index(shell):
         (["ingest", "--kb", "没有"], "there is no folder"),
         (["add", "没有.txt", "--kb", "default"], "there is no file"),
         (["add", "没有.txt", "--kb", "../x"], "cannot name a knowledge base"),
-        (["read", "没有.txt"], "没有.txt"),
-        (["read", "."], "cannot be opened"),
+        (["read", "没有.txt"], "there is no file"),
+        (["read", "."], "is not a file"),
+        (["add", ".", "--kb", "default"], "is a folder"),
+        (["ask", "问", "--kb", "CON"], "reserved"),
+        (["kb", "delete", "没有"], "there is no knowledge base 没有"),
+        (["kb", "delete", "没有", "--yes"], "there is no knowledge base 没有"),
         (["kb", "show", "没有"], "there is no knowledge base"),
         (["kb", "delete", "..", "--yes"], "cannot name a knowledge base"),
         (["kb", "verify", "没有"], "there is no knowledge base"),
@@ -453,6 +484,8 @@ def test_a_bad_setting_is_named(shell):
 
 def test_a_home_that_is_not_there_is_an_error(tmp_path):
     assert "kbqa init" in Shell(tmp_path / "nowhere")("ask", "问", code=1).stderr
+    (tmp_path / "文件").touch()
+    assert "is a file, not a folder" in Shell(tmp_path / "文件")("ask", "问", code=1).stderr
 
 
 def test_without_a_knowledge_folder_one_is_asked_for(tmp_path):

@@ -128,6 +128,28 @@ def test_a_bad_variable_is_named(load):
         load("", {"KBQA_RETRIEVE__K": "1"})
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("KBQA_RETRIEVAL__K", "viele"),
+        ("KBQA_RETRIEVAL__K", "0"),
+        ("KBQA_RETRIEVAL__TOP", "3"),
+        ("KBQA_RETRIEVE__K", "1"),
+        ("KBQA_KNOWLEDGE__DEFAULT", "../etc"),
+        ("KBQA_EMBEDDER__KIND", "openai"),
+    ],
+)
+def test_an_error_that_a_variable_made_names_the_variable(load, variable, value):
+    with pytest.raises(ConfigError, match=variable):
+        load("", {variable: value, "KBQA_RETRIEVAL__CANDIDATES": "60"})
+
+
+def test_an_error_that_the_file_made_names_no_variable(load):
+    with pytest.raises(ConfigError) as caught:
+        load("retrieval: {k: many}", {"KBQA_RETRIEVAL__CANDIDATES": "60"})
+    assert "KBQA" not in str(caught.value)
+
+
 def test_a_file_that_is_no_text_is_an_error(tmp_path):
     (tmp_path / "config.yaml").write_bytes("knowledge: {default: 制度}".encode("gb18030"))
     with pytest.raises(ConfigError, match=r"config\.yaml cannot be read"):

@@ -90,7 +90,7 @@ def test_restoring_over_a_base_must_be_asked_for_and_open_readers_follow(folder,
             put(writer, "后来.md")
             writer.remove("3.md")
         later = {chunk for chunk, _ in reader.search_words(question_terms(number("后来.md")), 3)}
-        with pytest.raises(KnowledgeBaseError, match="exists already.*add --replace"):
+        with pytest.raises(KnowledgeBaseError, match=r"exists already.*add --replace"):
             restore(tmp_path / "b.zip", folder)
         assert first_source(reader, number("后来.md")) == "后来.md"
         revision = reader.revision

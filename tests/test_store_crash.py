@@ -239,9 +239,7 @@ def test_a_damaged_catalogue_is_told_with_the_remedy_and_can_be_rebuilt(folder, 
         catalogue.write_bytes("这不是数据库".encode() * 50 + catalogue.read_bytes()[900:])
     else:
         spoil(catalogue, how)
-    with pytest.raises(
-        KnowledgeBaseError, match=r"kb\.sqlite is damaged.*restore FILE --replace.*--kb 制度 --rebuild"
-    ):
+    with pytest.raises(KnowledgeBaseError, match=r"kb\.sqlite is damaged.*restore FILE --replace.*--kb 制度 --rebuild"):
         read_all(folder)
     report = verify(folder)
     assert not report.sound

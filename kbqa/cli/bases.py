@@ -13,7 +13,7 @@ import click
 from kbqa.cli.common import Group, Session, base_name, known_names, pass_session
 from kbqa.cli.ingesting import print_files, print_report
 from kbqa.cli.screen import print_json, say, shown, table
-from kbqa.errors import ConfigError
+from kbqa.errors import ConfigError, KnowledgeBaseError
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -36,14 +36,14 @@ def list_bases(session: Session) -> None:
     installation = session.installation()
     built = installation.bases()
     waiting = sorted(set(_folders(installation)) - set(built))
-    rows = [_summary(installation, name) for name in built]
+    rows = [_summary_or_error(installation, name) for name in built]
     rows += [{"name": name, "built": False, "documents": 0, "failed": 0, "chunks": 0, "bytes": 0} for name in waiting]
     if session.json:
         print_json({"bases": rows})
     elif not rows:
         say("there are none; `kbqa init` makes the folders")
     else:
-        table(("name", "documents", "failed", "passages", "size", ""), [_row(row) for row in rows])
+        table(("name", "documents", "failed", "passages", "size", "note"), [_row(row) for row in rows], header=True)
 
 
 def _folders(installation: Installation) -> list[str]:
@@ -66,7 +66,18 @@ def _summary(installation: Installation, name: str) -> dict[str, Any]:
     }
 
 
+def _summary_or_error(installation: Installation, name: str) -> dict[str, Any]:
+    """One base that cannot be opened does not hide the others."""
+    try:
+        return _summary(installation, name)
+    except (KnowledgeBaseError, OSError) as error:
+        unknown = dict.fromkeys(("documents", "failed", "chunks", "bytes"))
+        return {"name": name, "built": True, **unknown, "error": str(error)}
+
+
 def _row(row: dict[str, Any]) -> tuple[object, ...]:
+    if "error" in row:
+        return row["name"], None, None, None, None, row["error"]
     note = "" if row["built"] else f"not built: kbqa ingest --kb {row['name']}"
     return row["name"], row["documents"], row["failed"], row["chunks"], _size(row["bytes"]), note
 
@@ -147,6 +158,8 @@ def delete(session: Session, name: str, yes: bool) -> None:
     """Delete NAME. The documents in knowledge/ stay."""
     installation = session.installation()
     name = installation.name(name)
+    if name not in installation.bases():
+        raise installation.unknown(name)
     if not yes:
         if not sys.stdin.isatty() or session.json:
             raise ConfigError(f"add --yes to delete {name} without being asked")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,8 @@ def ingest(
     installation = session.installation(workers)
     name = installation.name(kb)
     chosen = [_located(path, installation.home.documents(name)) for path in paths] or None
+    if chosen and not rebuild:
+        _refuse_unknown(installation, name, dict(zip(chosen, paths, strict=True)))
     before = _snapshot(installation, name, chosen) if watch else None
     report = _run(session, installation, name, chosen, rebuild)
     if chosen and not report.files:
@@ -64,6 +66,23 @@ def _located(path: Path, documents: Path) -> Path:
     """The path as the shell sees it; where nothing is there, as the name of a document, which may have vanished."""
     below = documents.resolve() in path.absolute().parents
     return path if path.exists() or below else documents / path
+
+
+def _refuse_unknown(installation: Installation, name: str, paths: Mapping[Path, Path]) -> None:
+    """ConfigError when nothing is at a path and the base knows of nothing that was; `paths`: located -> as given."""
+    documents = installation.home.documents(name).resolve()
+    missing = {located: given for located, given in paths.items() if not located.exists() and not located.is_symlink()}
+    if not missing or not documents.is_dir():
+        return
+    known: set[Path] = set()
+    if name in installation.bases():
+        with installation.store(name) as store:
+            files = [documents / document.source for document in store.documents() if document.origin != "api"]
+        known = {path for file in files for path in (file, *file.parents)}
+    for located, given in missing.items():
+        absolute = located.absolute()
+        if absolute.parent.resolve() / absolute.name not in known:
+            raise ConfigError(f"there is no file or folder {given}")
 
 
 @click.command(cls=Command)

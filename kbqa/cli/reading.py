@@ -18,9 +18,12 @@ __all__ = ["read"]
 def read(session: Session, file: Path) -> None:
     """Show what ingestion would see of FILE. Nothing is stored."""
     from kbqa.config import load_config
+    from kbqa.errors import ConfigError
     from kbqa.readers import ReadOptions, supports
     from kbqa.readers.sandbox import read_one
 
+    if not file.is_file():
+        raise ConfigError(f"{file} is not a file" if file.exists() else f"there is no file {file}")
     limits = load_config(session.home).knowledge
     options = ReadOptions(max_bytes=limits.max_file_mb * 2**20, ocr=limits.ocr)
     document = read_one(file, options=options, seconds=limits.seconds_per_file, memory_mb=limits.memory_mb)

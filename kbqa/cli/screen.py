@@ -72,11 +72,11 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under their column names on a terminal; tab-separated and without the names in a pipe."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], header: bool = False) -> None:
+    """Rows under their column names on a terminal; tab-separated in a pipe, with the names only if `header` says so."""
     texts = [[shown("" if cell is None else str(cell)) for cell in row] for row in rows]
     if not is_terminal():
-        for row in texts:
+        for row in [columns, *texts] if header else texts:
             click.echo("\t".join(row))
         return
     from rich.box import SIMPLE_HEAD
