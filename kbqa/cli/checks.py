@@ -182,7 +182,7 @@ def _base(installation: Installation, name: str) -> Finding:
             made, counts = store.passport, store.counts()
         today = installation.passport
     except (KbqaError, OSError) as error:
-        return Finding("fail", subject, str(error), f"kbqa kb verify {name}")
+        return Finding("fail", subject, str(error))
     if made != today:
         return Finding("fail", subject, "was built with other settings", f"kbqa ingest --kb {name} --rebuild")
     detail = f"{counts.documents} documents, {counts.chunks} passages"
