@@ -78,7 +78,7 @@ class EmbedderConfig:
 class RetrievalConfig:
     k: int = 5  # passages that may go into the prompt
     candidates: int = 50  # taken from each arm before they are fused
-    dense_weight: float | None = None  # of the dense arm, the lexical one has 1 - it; None: the embedder's own
+    dense_weight: float = 0.2  # of the dense arm, the lexical one has the rest
     neighbours: int = 1  # chunks before and after a hit that go with it into the prompt
     min_confidence: float = 0.3  # below, the answer is the refusal and no generator is asked
     max_question_characters: int = 4000
@@ -293,7 +293,7 @@ def _check(config: Config) -> None:
         ("retrieval.k", config.retrieval.k, 1, 1000),
         ("retrieval.candidates", config.retrieval.candidates, config.retrieval.k, 10_000),
         ("retrieval.min_confidence", config.retrieval.min_confidence, 0, 1),
-        ("retrieval.dense_weight", config.retrieval.dense_weight or 0, 0, 1),
+        ("retrieval.dense_weight", config.retrieval.dense_weight, 0, 1),
         ("knowledge.seconds_per_file", config.knowledge.seconds_per_file, 1, 86_400),
         ("knowledge.memory_mb", config.knowledge.memory_mb, 256, 1_000_000),
         ("knowledge.max_file_mb", config.knowledge.max_file_mb, 1, 1_000_000),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -127,9 +127,6 @@ class Chunk:
         """The page on which the document's character `offset` stands."""
         at = bisect_right(self.breaks, offset, key=lambda start_page: start_page[0])
         return self.breaks[at - 1][1] if at else self.page
-
-    def with_id(self, chunk_id: int) -> Chunk:
-        return replace(self, id=chunk_id)
 
 
 @dataclass(frozen=True, slots=True)

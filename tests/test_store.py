@@ -3,6 +3,7 @@
 import dataclasses
 import sqlite3
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_a_chunk_comes_back_as_it_went_in(store):
     with store.write() as writer:
         writer.put(made, [chunk], [text_digest("x")], {text_digest("x"): vector("x")}, stat(made), "upload", 1.5)
     ((chunk_id, _),) = store.search_words(question_terms("北京的限额"), 5)
-    assert store.chunks([chunk_id]) == {chunk_id: chunk.with_id(chunk_id)}
+    assert store.chunks([chunk_id]) == {chunk_id: replace(chunk, id=chunk_id)}
     assert found(store, "报销住宿") == ["差旅😀/标准.xlsx"]  # the heading path is searched too
     assert found(store, "地区") == ["差旅😀/标准.xlsx"]  # and a table's header
     stored = store.document("差旅😀/标准.xlsx")

@@ -21,7 +21,7 @@ from kbqa.types import CELL_SEPARATOR, REFUSAL, GenerationRequest, Hit, Piece
 __all__ = ["ExtractiveGenerator"]
 
 CONTEXT_SHARE = 0.5  # what a word is worth that stands in the heading path or the table header
-BEFORE_SHARE = 0.3  # ... or in the two sentences before, which the sentence may lean on
+BEFORE_SHARE = 0.3  # ... or in the sentence before, which it may lean on
 BIGRAM_SHARE = 0.4  # of a word's weight, for the share of its character pairs found where the word itself is not
 GAP_BONUS = 0.25  # for something that could fill the question's gap
 PINNED_BONUS = 0.25  # for the numbers and model names of the question

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Retrieval", "Retriever"]
 
-# With the built-in embedder 0.2 gains up to 0.011 Recall@5 over BM25 alone where words differ, and loses at most 0.003
-# on any of seven sets (docs/benchmarks.md). An embedder that deserves another weight says so by `fusion_weight`.
-DEFAULT_DENSE_WEIGHT = 0.2
 SPREAD = 0.05  # cosines that lie closer together than this say little about which candidate is the best
 
 
@@ -46,8 +43,6 @@ class Retriever:
         self._store = store
         self._embedder = embedder
         self._config = config
-        own = getattr(embedder, "fusion_weight", DEFAULT_DENSE_WEIGHT)
-        self._dense_weight = own if config.dense_weight is None else config.dense_weight
 
     def search(self, question: str, k: int | None = None) -> Retrieval:
         """The `k` best chunks (config.k unless given); QuestionError for an empty or overlong question."""
@@ -89,7 +84,7 @@ class Retriever:
         """(chunk id, score in [0, 1]) of every candidate. Every one of them has a cosine; BM25 may be missing: 0."""
         best = max(lexical.values(), default=0.0) or 1.0
         low, high = min(dense.values(), default=0.0), max(dense.values(), default=0.0)
-        weight = self._dense_weight
+        weight = self._config.dense_weight
         return [
             (i, (1 - weight) * lexical.get(i, 0.0) / best + weight * (cosine - low) / (high - low + SPREAD))
             for i, cosine in dense.items()
