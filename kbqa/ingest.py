@@ -1,7 +1,7 @@
 """knowledge/<kb>/ to store: plan, apply, report.
 
-`scan` looks at the folder, `plan` decides (and touches nothing), `Ingestion.apply` acts: files are read in worker
-processes, cut, embedded in batches over several files, and committed one document at a time. A document is
+`scan` looks at the folder, `plan` decides (and touches nothing), `Ingestion` acts: files are read and cut in worker
+processes, embedded in batches over several files, and committed one document at a time. A document is
 acknowledged, and its FileReport handed out, when its transaction has committed.
 """
 
@@ -22,7 +22,7 @@ from kbqa.analyzer import REMEMBERED
 from kbqa.config import KnowledgeConfig
 from kbqa.errors import ConfigError, DocumentError
 from kbqa.readers import ReadOptions, is_ignored, supports
-from kbqa.readers.sandbox import Sandbox
+from kbqa.sandbox import Sandbox
 from kbqa.splitter import Splitter
 from kbqa.store import FileStat, StoredDocument, Writer, text_digest
 from kbqa.types import Chunk, Document, Embedder, FileReport, IngestReport, Origin
@@ -232,7 +232,9 @@ class Ingestion:
         self._known = set(known)
         for document in documents:
             stat = FileStat(document.digest, len(document.text.encode()), 0)
-            self._prepare(document, stat, "api", 0.0)
+            start = time.perf_counter()
+            chunks = self._splitter.split(document)
+            self._prepare(document, chunks, stat, "api", time.perf_counter() - start)
         return self.finish()
 
     def finish(self) -> IngestReport:
@@ -261,7 +263,8 @@ class Ingestion:
     def _read(self, jobs: Iterator[tuple[Path, str]], found: Mapping[str, Found], limits: KnowledgeConfig) -> None:
         options = ReadOptions(max_bytes=limits.max_file_mb * 2**20, ocr=limits.ocr)
         workers = limits.workers or os.cpu_count() or 1
-        with Sandbox(workers, limits.seconds_per_file, limits.memory_mb, options) as sandbox:
+        splitter = self._splitter.config
+        with Sandbox(workers, limits.seconds_per_file, limits.memory_mb, options, splitter=splitter) as sandbox:
             for outcome in sandbox.read_all(jobs):
                 file = found[outcome.source]
                 if outcome.document is None:
@@ -270,13 +273,10 @@ class Ingestion:
                     )
                 else:
                     stat = FileStat(outcome.document.digest, file.size, file.mtime_ns)
-                    self._prepare(outcome.document, stat, "folder", outcome.seconds)
+                    self._prepare(outcome.document, outcome.chunks, stat, "folder", outcome.seconds)
 
-    def _prepare(self, document: Document, stat: FileStat, origin: Origin, seconds: float) -> None:
-        start = time.perf_counter()
-        chunks = self._splitter.split(document)
+    def _prepare(self, document: Document, chunks: list[Chunk], stat: FileStat, origin: Origin, seconds: float) -> None:
         texts = [embedded_text(chunk) for chunk in chunks]
-        seconds += time.perf_counter() - start
         self._waiting.append(_Ready(document, chunks, texts, stat, origin, seconds))
         if sum(len(ready.texts) for ready in self._waiting) >= BATCH_TEXTS:
             self._commit()

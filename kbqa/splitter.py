@@ -58,7 +58,7 @@ class Splitter:
     """Cuts documents by one set of settings; `fingerprint` changes when the same document would be cut otherwise."""
 
     def __init__(self, config: SplitterConfig | None = None) -> None:
-        config = config or SplitterConfig()
+        self.config = config = config or SplitterConfig()
         self.size = config.size
         self.overlap = config.overlap
         self.length: Length = _weighed

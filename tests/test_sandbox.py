@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from kbqa.config import SplitterConfig
 from kbqa.errors import DocumentError, KbqaError
 from kbqa.readers import read
-from kbqa.readers.sandbox import Sandbox, from_json, read_one, to_json
+from kbqa.sandbox import Sandbox, read_one
+from kbqa.sandbox.messages import read_chunks, read_document, write_document
+from kbqa.splitter import Splitter
 from kbqa.types import Block, Document
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits a worker's memory")
@@ -168,11 +171,10 @@ def test_workers_end_with_their_parent(file, tmp_path):
             import os, sys
             sys.path.insert(0, {str(Path(__file__).parent)!r})
             from pathlib import Path
-            from kbqa.readers.sandbox import Sandbox
-            if __name__ == "__main__":
-                box = Sandbox(1, 20, 2048, reader="hostile:obey")
-                print(next(box.read_all([(Path({str(path)!r}), "a")])).document.text, flush=True)
-                os.kill(os.getpid(), 9)
+            from kbqa.sandbox import Sandbox
+            box = Sandbox(1, 20, 2048, reader="hostile:obey")
+            print(next(box.read_all([(Path({str(path)!r}), "a")])).document.text, flush=True)
+            os.kill(os.getpid(), 9)
         """),
         encoding="utf-8",
     )
@@ -196,11 +198,42 @@ def test_documents_survive_the_journey_as_json():
         warnings=("page 2 is an image",),
         metadata={"author": "王", "words": 12, "draft": False},
     )
-    assert from_json(json.loads(json.dumps(to_json(document))), document.source) == document
+    assert read_document(json.loads(json.dumps(write_document(document))), document.source) == document
 
 
 @pytest.mark.parametrize("field", ["title", "blocks", "digest", "pages", "warnings", "metadata"])
 def test_json_with_a_wrong_field_is_refused(field):
-    good = to_json(Document("a", "a", (Block("text", "x"),), digest="0"))
+    good = write_document(Document("a", "a", (Block("text", "x"),), digest="0"))
     with pytest.raises((TypeError, ValueError, KeyError)):
-        from_json(good | {field: [{"x": {}}]}, "a")
+        read_document(good | {field: [{"x": {}}]}, "a")
+
+
+def test_chunks_arrive_as_the_splitter_cut_them(tmp_path):
+    rows = "\n".join(f"| 城市{n} | {n * 100} 元 |" for n in range(60))
+    path = tmp_path / "差旅.md"
+    path.write_text(
+        f"# 差旅\n\n{'乘坐高铁二等座。' * 80}\n\n## 住宿\n\n| 城市 | 上限 |\n| --- | --- |\n{rows}\n", encoding="utf-8"
+    )
+    config = SplitterConfig(size=120)
+    with Sandbox(1, 20, 2048, splitter=config) as box:
+        outcome = only(box.read_all([(path, "财务/差旅.md")]))
+    assert outcome.chunks == Splitter(config).split(read(path, "财务/差旅.md"))
+    assert len(outcome.chunks) > 5
+
+
+@pytest.mark.parametrize(
+    "wrong", [[0, 99, "", "", None, []], [2, 1, "", "", None, []], [-1, 2, "", "", None, []], [0, 1, 7, "", None, []],
+              [0, 1, "", "", "一", []], [0, 1, "", "", None, [[0]]], [0, 1, "", ""], {}]
+)  # fmt: skip
+def test_a_chunk_that_is_not_of_the_document_is_refused(wrong):
+    document = Document("a", "a", (Block("text", "年假十天"),), digest="0")
+    with pytest.raises((TypeError, ValueError, KeyError)):
+        read_chunks([wrong], document)
+
+
+def test_a_worker_imports_nothing_from_the_current_folder(file, tmp_path, monkeypatch):
+    """A document share may hold a file that is called like a module."""
+    (tmp_path / "json.py").write_text("raise SystemExit(7)", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with sandbox() as box:
+        assert only(box.read_all([file("年假十天")])).document.text == "年假十天"

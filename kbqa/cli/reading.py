@@ -20,7 +20,7 @@ def read(session: Session, file: Path) -> None:
     from kbqa.config import load_config
     from kbqa.errors import ConfigError
     from kbqa.readers import ReadOptions, supports
-    from kbqa.readers.sandbox import read_one
+    from kbqa.sandbox import read_one
 
     if not file.is_file():
         raise ConfigError(f"{file} is not a file" if file.exists() else f"there is no file {file}")

@@ -1,0 +1,100 @@
+"""The inside of a worker: it reads, and cuts, the files that are named on its connection."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+from kbqa.errors import DocumentError
+from kbqa.readers import ReadOptions
+from kbqa.readers.progress import listening
+from kbqa.sandbox.messages import Orders, receive, send, write_chunks, write_document
+from kbqa.splitter import Splitter
+from kbqa.types import Document
+
+__all__ = ["main"]
+
+Read = Callable[[Path, str, ReadOptions], Document]
+
+
+def main(handle: int) -> None:
+    """Does as it is told on the connection `handle` until the parent closes it or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    link = _connection(handle)
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        orders = Orders.read(receive(link))
+        os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ["KBQA_OCR_THREADS"] = str(orders.ocr_threads)
+        module, _, function = orders.reader.partition(":")
+        read = cast(Read, getattr(import_module(module), function))
+        splitter = Splitter(orders.splitter) if orders.splitter else None
+        _limit_memory(orders.memory_mb)
+        send(link, {"ready": True})
+        _silence()
+        while True:
+            job = receive(link)
+            _limit_cpu(orders.total_seconds * (1 + orders.ocr_threads))
+            with listening(lambda page, pages: send(link, {"page": page, "pages": pages})):
+                reply = _reply(read, splitter, Path(job["path"]), job["source"], orders.options)
+            send(link, reply)
+            if reply.get("spent"):
+                return
+
+
+def _connection(handle: int) -> Connection:
+    if sys.platform == "win32":
+        from multiprocessing.connection import PipeConnection
+
+        return PipeConnection(handle)
+    return Connection(handle)
+
+
+def _reply(read: Read, splitter: Splitter | None, path: Path, source: str, options: ReadOptions) -> dict[str, Any]:
+    began = time.monotonic()
+    try:
+        document = read(path, source, options)
+        chunks = splitter.split(document) if splitter else []
+        reply: dict[str, Any] = {"document": write_document(document), "chunks": write_chunks(chunks)}
+    except DocumentError as error:
+        reply = {"error": str(error), "kind": error.kind, "spent": error.kind == "memory"}
+    except MemoryError:
+        reply = {"error": f"{source}: reading needs more memory than is allowed", "kind": "memory", "spent": True}
+    except Exception as error:  # noqa: BLE001  one file of many: it is reported and the rest goes on
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reply = {"error": f"{source}: the reader failed: {problem}", "kind": "malformed"}
+    return reply | {"seconds": time.monotonic() - began}
+
+
+def _silence() -> None:
+    """What parsers print helps nobody and would tear the progress bar."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Private memory on Linux; other systems have no limit that works this way."""
+    if sys.platform.startswith("linux"):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_cpu(seconds: float) -> None:
+    """So that a worker that spins ends by itself even when its parent was killed and cannot end it."""
+    if sys.platform.startswith("linux"):
+        import resource
+
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 1, hard))
