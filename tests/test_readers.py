@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import socket
 import sys
 import zipfile
 from email.message import EmailMessage
@@ -14,6 +15,7 @@ import pytest
 
 from kbqa.errors import DocumentError
 from kbqa.readers import ReadOptions, is_ignored, read, supports
+from kbqa.readers.fallback import offline
 
 RULES = "员工出差须提前三个工作日在协同办公系统提交《出差申请单》，经部门负责人审批后方可购票。"
 
@@ -217,6 +219,58 @@ def test_rst_has_titles_tables_and_code(tmp_path):
     assert ("text", "使用 pip 和 指南:") in shapes(document)
     assert "需要联网" in document.text
     assert "注释不读" not in document.text
+
+
+ORG = """#+TITLE: 差旅费管理办法
+
+前言：本办法自2026年1月1日起施行。
+
+* 总则
+员工出差须提前三个工作日在协同办公系统提交
+《出差申请单》，经部门负责人审批后方可购票。
+** TODO 住宿标准
+| 城市 | 总监 | 员工 |
+|------+------+------|
+| 北京 | 800  | 500  |
+
+1. 凭票据
+   - 报销
+#+BEGIN_SRC python
+def 年假():
+    return 10
+#+END_SRC
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+def test_an_org_file_is_read_without_a_model_or_a_connection(tmp_path, encoding):
+    pytest.importorskip("unstructured", reason="the extra kbqa[unstructured] is not installed")
+    document = read(written(tmp_path / "办法.org", ORG.encode(encoding)))
+    assert (document.title, document.reader) == ("差旅费管理办法", "org")
+    assert shapes(document) == [
+        ("text", "前言：本办法自2026年1月1日起施行。"),
+        ("heading", "总则"),
+        ("text", RULES),
+        ("heading", "住宿标准"),
+        ("table", "城市 | 总监 | 员工\n北京 | 800 | 500"),
+        ("text", "- 凭票据\n- 报销"),
+        ("code", "def 年假():\n    return 10"),
+    ]
+
+
+def test_an_org_file_without_its_package_names_the_command(tmp_path, monkeypatch):
+    for module in ("unstructured", "unstructured.nlp"):
+        monkeypatch.setitem(sys.modules, module, None)
+    error = failure(written(tmp_path / "办法.org", ORG))
+    assert error.kind == "missing-extra"
+    assert "pip install 'kbqa[unstructured]'" in str(error)
+
+
+def test_a_package_of_others_that_wants_to_connect_is_stopped_at_once():
+    with pytest.raises(DocumentError, match="kbqa downloads nothing"), offline():
+        socket.create_connection(("127.0.0.1", 9))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", 9))
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ READERS = {
     "txt": ("text", "read_txt"),
     "md": ("markdown", "read_md"),
     "rst": ("rst", "read_rst"),
+    "org": ("fallback", "read_org"),
     "json": ("structured", "read_json"),
     "jsonl": ("structured", "read_jsonl"),
     "html": ("html", "read_html"),
@@ -101,7 +102,7 @@ def read_content(data: bytes, source: str, options: ReadOptions) -> tuple[str, C
     try:
         format = detect(data, source)
         content = _reader(format, source)(data, options)
-        return format or "unstructured", _checked(content, format, source, options)
+        return format, _checked(content, format, source, options)
     except DocumentError as error:
         raise DocumentError(f"{source}: {error}", kind=error.kind) from error
     except BaseException as error:  # whatever a parser trips over, this file fails alone
@@ -130,7 +131,7 @@ def _checked(content: Content, format: str, source: str, options: ReadOptions) -
 def _reader(format: str, source: str) -> Reader:
     """The function that reads `format`. Mails get the way back to here, for their attachments."""
     if format not in READERS:
-        return _other_reader(format, source)
+        raise _unknown(source)
     module, function = READERS[format]
     reader: Callable[..., Content] = getattr(import_module(f"kbqa.readers.{module}"), function)
     if format in ("eml", "msg"):
@@ -142,19 +143,14 @@ def _read_attachment(data: bytes, name: str, options: ReadOptions) -> Content:
     return read_content(data, name, options)[1]
 
 
-def _other_reader(format: str, source: str) -> Reader:
-    """The optional package `unstructured`, for formats that are not ours."""
+def _unknown(source: str) -> DocumentError:
+    """Why bytes that are in no format cannot be read."""
     suffix = PurePath(source).suffix
     if BY_SUFFIX.get(suffix.lower()) not in (None, *TEXTUAL):
-        raise DocumentError(f"is damaged: these bytes are no {suffix} file", kind="corrupt")
-    from kbqa.readers.fallback import is_installed, read_other
-
-    if is_installed():
-        return partial(read_other, name=PurePath(source).name)
-    raise DocumentError(
-        "is in no format that kbqa reads ("
-        + ", ".join(sorted(READERS))
-        + "); pip install 'kbqa[unstructured]' adds some, an archive must be unpacked first",
+        return DocumentError(f"is damaged: these bytes are no {suffix} file", kind="corrupt")
+    return DocumentError(
+        f"is in no format that kbqa reads ({', '.join(sorted(READERS))}); "
+        "save it in one of them, unpack an archive first",
         kind="unsupported",
     )
 

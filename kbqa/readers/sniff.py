@@ -32,6 +32,7 @@ BY_SUFFIX = {
     **dict.fromkeys([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"], "image"),
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
     ".xlsb": "xlsb",
     ".ods": "ods",
     ".odt": "odt",
@@ -42,10 +43,11 @@ BY_SUFFIX = {
     ".eml": "eml",
     ".msg": "msg",
     ".xml": "xml",
+    ".org": "org",
 }
 
 # Formats without a signature of their own: here the suffix decides, as long as the bytes are text.
-TEXTUAL = frozenset({"txt", "md", "rst", "json", "jsonl", "csv", "tsv", "html", "mhtml", "eml", "xml"})
+TEXTUAL = frozenset({"txt", "md", "rst", "org", "json", "jsonl", "csv", "tsv", "html", "mhtml", "eml", "xml"})
 
 _MAGIC = (
     (b"%PDF-", "pdf"),
