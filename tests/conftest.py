@@ -1,5 +1,9 @@
 import os
+import shutil
 import socket
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,3 +30,23 @@ def network_is_shut(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def mounts():
+    """`with mounts(folder, *arguments)`: what `mount` makes of them lies there."""
+    if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting needs Linux and root")
+
+    @contextmanager
+    def mounted(where, *arguments):
+        where.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", *arguments, str(where)], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("mounting is not permitted here")
+        try:
+            yield where
+        finally:
+            subprocess.run(["umount", "-l", str(where)], check=True)
+
+    return mounted

@@ -5,8 +5,9 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from storekit import LOW, PASSPORT, number, put, texts, vector
 from kbqa.analyzer import question_terms
 from kbqa.errors import KnowledgeBaseBusy, KnowledgeBaseError
 from kbqa.store import Store, set_aside, verify
+from kbqa.store.connections import Pool
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
@@ -241,6 +243,7 @@ def test_a_damaged_catalogue_is_told_with_the_remedy_and_can_be_rebuilt(folder, 
         spoil(catalogue, how)
     with pytest.raises(KnowledgeBaseError, match=r"kb\.sqlite is damaged.*restore FILE --replace.*--kb 制度 --rebuild"):
         read_all(folder)
+    assert verify(folder, mend=False).chunks == 0
     report = verify(folder)
     assert not report.sound
     (finding,) = report.findings
@@ -279,25 +282,6 @@ def test_only_a_damaged_catalogue_is_set_aside(folder):
 
 
 # --- disks that do not take it ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def mounted(where, *arguments):
-    where.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *arguments, str(where)], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("mounting is not permitted here")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "-l", str(where)], check=True)
-
-
-@pytest.fixture
-def mounts():
-    if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("mounting needs Linux and root")
-    return mounted
 
 
 @contextmanager
@@ -342,12 +326,100 @@ def fill(folder, known):
             known.add(f"{at}.md")
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path, mounts):
+def use_up(disk):
+    with suppress(OSError), (disk / "fill").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+NO_SPACE = "no space left on the device that holds .*制度: free some space and run the command again"
+
+
+def test_a_disk_that_fills_up_is_told_and_loses_nothing(tmp_path, mounts):
     with mounts(tmp_path / "small", "-t", "tmpfs", "-o", "size=3m", "tmpfs") as disk:
-        Store.create(disk / "制度", PASSPORT, LOW).close()
+        folder = disk / "制度"
+        Store.create(folder, PASSPORT, LOW).close()
         known = set()
-        with pytest.raises(KnowledgeBaseError, match="disk is full"):
-            fill(disk / "制度", known)
+        with pytest.raises(KnowledgeBaseError, match=NO_SPACE):
+            fill(folder, known)
         assert len(known) > 5
+        use_up(disk)
+        with Store.open(folder, LOW) as store:
+            assert_found(store, known)
         subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
-        assert_whole(disk / "制度", known)
+        assert_whole(folder, known)
+        filled(folder)
+        assert verify(folder).findings == ()
+
+
+def test_a_base_on_a_full_disk_is_searched_and_can_be_deleted(tmp_path, mounts):
+    with mounts(tmp_path / "small", "-t", "tmpfs", "-o", "size=9m", "tmpfs") as disk:
+        folder = disk / "制度"
+        Store.create(folder, PASSPORT, LOW).close()
+        filled(folder)
+        use_up(disk)
+        with Store.open(folder, LOW) as store:
+            assert_found(store, {f"{at}.md" for at in range(20)})
+            with pytest.raises(KnowledgeBaseError, match=NO_SPACE), store.write():
+                pass
+            assert verify(folder).findings == ()
+            with pytest.raises(KnowledgeBaseError, match="no space left"):
+                Store.create(disk / "新", PASSPORT, LOW)
+            assert not list(disk.glob("新/*.sqlite"))
+            (disk / "fill").unlink()
+            with store.write() as writer:  # the reader that did without shared memory is in nobody's way
+                put(writer, "后来.md")
+            assert_found(store, {"3.md", "后来.md"})
+
+
+@pytest.fixture
+def no_file_grows():
+    """No file of this process may be longer than 16 KiB: SQLite cannot make its shared memory, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16384, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+@pytest.mark.parametrize("left", ["closed", "killed"])
+@pytest.mark.parametrize("damage", ["", "vectors", "words"])
+def test_where_no_file_can_grow_a_base_is_searched_all_the_same(folder, no_file_grows, monkeypatch, left, damage):
+    filled(folder)
+    sources = {f"{at}.md" for at in range(20)}
+    if left == "killed":
+        with start(folder, "write", 1000) as other:
+            sources |= {other.stdout.readline().strip() for _ in range(6)}
+            other.kill()
+    if damage:
+        spoil(derived(folder, damage), "changed")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
+    with no_file_grows():
+        store = Store.open(folder, LOW)
+        assert_found(store, sources)
+        with pytest.raises(KnowledgeBaseError, match=r"allows no larger file.*run the command again"), store.write():
+            pass
+    with store, store.write() as writer:
+        put(writer, "后来.md")
+        assert_found(store, {"后来.md", *sources})
+    assert_whole(folder, sources)
+
+
+def test_a_reader_without_shared_memory_is_told_when_somebody_wrote_meanwhile(folder, no_file_grows):
+    filled(folder)
+    count = "SELECT count(*) FROM documents"
+    with closing(Pool(folder / "kb.sqlite")) as pool:
+        with no_file_grows(), pool.reading() as connection:
+            assert connection.execute(count).fetchone() == (20,)
+        told = pytest.raises(KnowledgeBaseBusy, match="was written to while it was being read; try again")
+        with told, pool.reading(), Store.open(folder, LOW) as store, store.write() as writer:
+            put(writer, "后来.md")
+        with pool.reading() as connection:
+            assert connection.execute(count).fetchone() == (21,)

@@ -125,7 +125,7 @@ def _extract(file: Path, target: Path) -> None:
     with _opened(file) as archive:
         described = _described(archive, file)
         digest = hashlib.sha256()
-        with archive.open(CATALOGUE) as member, target.open("wb") as out:
+        with storage_errors(target), archive.open(CATALOGUE) as member, target.open("wb") as out:
             while part := member.read(_PART):
                 digest.update(part)
                 if out.tell() + len(part) > described.size:
@@ -141,7 +141,9 @@ def _extract(file: Path, target: Path) -> None:
 @contextmanager
 def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with storage_errors(file), zipfile.ZipFile(file) as archive:
+        with storage_errors(file):
+            archive = zipfile.ZipFile(file)
+        with archive:
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
         raise _not_whole(file, error) from error
@@ -164,7 +166,8 @@ def _described(archive: zipfile.ZipFile, file: Path) -> _Described:
     if info.file_size > _MANIFEST_LIMIT:
         raise _not_whole(file, "its manifest is too large")
     try:
-        manifest = json.loads(archive.read(info))
+        with storage_errors(file):
+            manifest = json.loads(archive.read(info))
         if manifest["kbqa"] != "backup" or manifest["format"] != FORMAT:
             raise _not_whole(file, f"it has format {manifest['format']}, this kbqa reads {FORMAT}")
         described = manifest["files"][CATALOGUE]

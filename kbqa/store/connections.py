@@ -15,16 +15,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kbqa.errors import KnowledgeBaseError
+from kbqa.errors import KnowledgeBaseBusy, KnowledgeBaseError
 from kbqa.store.catalogue import FORMAT, Passport, State
 from kbqa.store.errors import damaged, storage_errors, unknown
 
 __all__ = ["APPLICATION", "Pool", "connect_writer", "create_catalogue"]
 
+_Seen = tuple[object, ...]  # see Pool._look
+
 APPLICATION = 0x6B627161  # "kbqa", in the header of the file
 _PAGE = 8192  # three 2 KB vectors a page instead of one; 16 KB pages cost 40 % more a commit
+_OWN_INDEX, _IMMUTABLE = "mode=ro&readonly_shm=1", "mode=ro&immutable=1"
+_ALONE = (_OWN_INDEX, _IMMUTABLE)  # no lock tells such a reader of a writer
 _PASSPORT = tuple(Passport.__dataclass_fields__)
 _NOT_WRITABLE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+_NO_SHARED_MEMORY = {sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMMAP}
 
 _SCHEMA = """
 CREATE TABLE passport (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -66,17 +71,28 @@ def _connect(path: Path, query: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{query}", uri=True, timeout=10, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA foreign_keys = ON")
+    return _prepared(connection, "PRAGMA foreign_keys = ON")
+
+
+def _prepared(connection: sqlite3.Connection, *statements: str) -> sqlite3.Connection:
+    """Closes it when that fails: what is left open may keep others in this process from the file."""
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
     """The writer's connection; the caller holds the write lock. Raises sqlite3.Error."""
-    connection = _connect(path, "mode=rw")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA fullfsync = ON")  # macOS: past the disk's own cache; elsewhere without effect
-    connection.execute("PRAGMA cache_size = -65536")  # 64 MiB
-    return connection
+    return _prepared(
+        _connect(path, "mode=rw"),
+        "PRAGMA synchronous = FULL",
+        "PRAGMA fullfsync = ON",  # macOS: past the disk's own cache; elsewhere without effect
+        "PRAGMA cache_size = -65536",  # 64 MiB
+    )
 
 
 def create_catalogue(path: Path, passport: Passport, after: State | None = None, last_chunk: int = 0) -> None:
@@ -106,14 +122,16 @@ def create_catalogue(path: Path, passport: Passport, after: State | None = None,
 class Pool:
     """Reading connections to one catalogue; each belongs to one thread at a time.
 
-    Opens read-only where the file system is. There, without a WAL beside it, SQLite only reads a file that is declared
-    immutable; then the file is looked at before each use, and opened anew when it is not the one it was.
+    Readers and writers know of each other through SQLite's -shm file. Where that cannot be made, because the file
+    system is read-only or full, nobody can begin to write either, and a reader does without: from the catalogue alone
+    if the WAL is empty, else with a wal-index in its own memory. It looks at the files before and after each use: when
+    they are not what they were, it opens them anew. A connection with its own wal-index is never kept: as long as it
+    is there, SQLite lets nobody in this process write.
     """
 
     path: Path
     _idle: list[sqlite3.Connection] = field(default_factory=list)
-    _query: str = ""
-    _seen: tuple[int, ...] = ()
+    _seen: _Seen = ("",)
     _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -132,6 +150,8 @@ class Pool:
                     with suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
                 self._give_back(connection, seen, whole)
+            if seen[0] in _ALONE and self._look(_how(seen)) != seen:
+                raise KnowledgeBaseBusy(f"{self.path} was written to while it was being read; try again")
 
     def close(self) -> None:
         with self._lock:
@@ -140,61 +160,80 @@ class Pool:
         for connection in idle:
             connection.close()
 
-    def _signature(self) -> tuple[int, ...]:
-        """Which file lies there: another one after the base was deleted and made anew."""
+    def _look(self, query: str) -> _Seen:
+        """How the file is opened, and which one lies there: another one after the base was deleted and made anew. For
+        a reader that no lock tells of a writer, also what the file and its WAL look like."""
         try:
             stat = self.path.stat()
         except FileNotFoundError:
             raise unknown(self.path.parent) from None
-        if "immutable" not in self._query:
-            return stat.st_dev, stat.st_ino
-        wal = self.path.with_name(self.path.name + "-wal").exists()
-        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, wal
+        if query not in _ALONE:
+            return query, stat.st_dev, stat.st_ino
+        return query, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, *_wal(self.path)
 
-    def _take(self) -> tuple[sqlite3.Connection, tuple[int, ...]]:
+    def _take(self) -> tuple[sqlite3.Connection, _Seen]:
         if self._closed:
             raise KnowledgeBaseError(f"knowledge base {self.path.parent.name} was closed")
-        signature = self._signature()
-        if signature != self._seen:
-            with self._lock:
-                idle, self._idle, self._query = self._idle, [], ""
-                self._seen = signature = self._signature()
-            for connection in idle:
-                connection.close()
-        try:
-            return self._idle.pop(), signature
-        except IndexError:
-            return self._open(), self._seen
+        if self._look(_how(self._seen)) != self._seen:
+            self._forget(self._look(""))
+        with self._lock:
+            if self._idle:
+                return self._idle.pop(), self._seen
+        return self._open()
 
-    def _give_back(self, connection: sqlite3.Connection, seen: tuple[int, ...], whole: bool) -> None:
-        if whole and not self._closed and seen == self._seen:
-            self._idle.append(connection)
-        else:
+    def _forget(self, seen: _Seen) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._seen = seen
+        for connection in idle:
             connection.close()
 
-    def _open(self) -> sqlite3.Connection:
-        tries = ["mode=rw", "mode=ro"]
-        wal = self.path.with_name(self.path.name + "-wal")
-        if not wal.exists() or not wal.stat().st_size:
-            tries.append("mode=ro&immutable=1")
-        for query in [self._query] if self._query else tries:
-            connection = _connect(self.path, query)
+    def _give_back(self, connection: sqlite3.Connection, seen: _Seen, whole: bool) -> None:
+        with self._lock:
+            if kept := whole and not self._closed and seen == self._seen:
+                self._idle.append(connection)
+        if not kept:
+            connection.close()
+
+    def _open(self) -> tuple[sqlite3.Connection, _Seen]:
+        tries = [_how(self._seen), "mode=rw", "mode=ro", _OWN_INDEX if any(_wal(self.path)) else _IMMUTABLE]
+        first: sqlite3.OperationalError | None = None  # what is in the way; those after it, what did not help either
+        for query in filter(None, tries):
+            seen = self._look(query)
             try:
-                connection.execute("PRAGMA query_only = ON")
-                connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
-                if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-                    raise damaged(self.path, "it is not a catalogue of kbqa")
+                connection = self._opened(query)
             except sqlite3.OperationalError as error:
-                connection.close()
-                if query == tries[-1] or error.sqlite_errorcode & 0xFF not in _NOT_WRITABLE:
+                code = error.sqlite_errorcode
+                if code & 0xFF not in _NOT_WRITABLE and code not in _NO_SHARED_MEMORY:
                     raise
-            except BaseException:
-                connection.close()
-                raise
-            else:
-                if self._query != query:
-                    with self._lock:
-                        self._query = query
-                        self._seen = self._signature()
-                return connection
-        raise damaged(self.path, "it cannot be opened")  # pragma: no cover - the last try returned or raised
+                first = first or error
+                continue
+            if query != _OWN_INDEX and seen != self._seen:
+                self._forget(seen)
+            return connection, seen
+        raise first or AssertionError("nothing was tried")
+
+    def _opened(self, query: str) -> sqlite3.Connection:
+        connection = _connect(self.path, query)
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
+            if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+                raise damaged(self.path, "it is not a catalogue of kbqa")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _how(seen: _Seen) -> str:
+    return str(seen[0])
+
+
+def _wal(path: Path) -> tuple[int, int]:
+    """The size and time of the WAL; an empty one, which SQLite leaves when it is thwarted, is as good as none."""
+    try:
+        stat = path.with_name(path.name + "-wal").stat()
+    except FileNotFoundError:
+        return 0, 0
+    return (stat.st_size, stat.st_mtime_ns) if stat.st_size else (0, 0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kbqa.errors import KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
 
-__all__ = ["DamagedIndex", "damaged", "is_damage", "storage_errors", "unknown"]
+__all__ = ["DamagedIndex", "damaged", "is_damage", "is_full", "probe", "storage_errors", "unknown"]
 
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -65,19 +67,53 @@ def _explained(path: Path, error: sqlite3.Error) -> KnowledgeBaseError:
             return _read_only(path)
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return KnowledgeBaseBusy(f"{path} is locked by another program; try again when it has ended")
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if behind := _behind(path):
+            return _explained_os(path, behind)
         case sqlite3.SQLITE_CANTOPEN:
             return KnowledgeBaseError(
                 f"{path} cannot be opened; give this user the right to read and write it and its folder {path.parent}"
             )
         case sqlite3.SQLITE_IOERR:
-            return KnowledgeBaseError(f"{path} cannot be read or written ({error}); check the disk and its free space")
+            return KnowledgeBaseError(
+                f"{path} cannot be read or written ({error}); check the disk, then run the command again"
+            )
     return KnowledgeBaseError(f"{path}: {error}; try again, and if it stays {_remedy(path)}")
+
+
+def is_full(error: OSError) -> bool:
+    return error.errno in _FULL
+
+
+def probe(path: Path) -> None:
+    """Raises the OSError that a megabyte written to `path` meets; for libraries that swallow it. Leaves no file."""
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _behind(path: Path) -> OSError | None:
+    """The want of room that SQLite calls an I/O error, if that is what it was."""
+    try:
+        probe(path.with_name(f".{path.name}.{secrets.token_hex(4)}"))
+    except OSError as error:
+        return error if is_full(error) or error.errno == errno.EFBIG else None
+    return None
 
 
 def _explained_os(path: Path, error: OSError) -> KnowledgeBaseError:
     path = Path(error.filename) if error.filename else path
-    if error.errno in _FULL:
+    if is_full(error):
         return _full(path)
+    if error.errno == errno.EFBIG:
+        return KnowledgeBaseError(
+            f"{path} cannot grow: its file system or a limit of this user (`ulimit -f`) allows no larger file; raise "
+            "the limit or move the folder, and run the command again"
+        )
     if error.errno in _READ_ONLY:
         return _read_only(path)
     return KnowledgeBaseError(f"{path}: {error.strerror or error}; check the folder {path.parent} and its disk")
@@ -85,7 +121,7 @@ def _explained_os(path: Path, error: OSError) -> KnowledgeBaseError:
 
 def _full(path: Path) -> KnowledgeBaseError:
     return KnowledgeBaseError(
-        f"the disk is full: {path} cannot grow; free some space and run the command again, what was there is kept"
+        f"no space left on the device that holds {path.parent}: free some space and run the command again"
     )
 
 

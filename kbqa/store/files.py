@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kbqa.errors import KnowledgeBaseBusy
-from kbqa.store.errors import DamagedIndex, storage_errors
+from kbqa.store.errors import DamagedIndex, is_full, storage_errors
 
 __all__ = [
     "CATALOGUE",
@@ -34,7 +34,6 @@ __all__ = [
     "crc",
     "link",
     "new_name",
-    "probe",
     "remove_catalogue",
     "seal",
     "sync",
@@ -81,18 +80,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def probe(path: Path) -> None:
-    """Raises the OSError that a megabyte written to `path` meets; for libraries that swallow it. Leaves no file."""
-    try:
-        with path.open("ab") as file:
-            file.write(bytes(1 << 20))
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        with suppress(OSError):
-            path.unlink()
 
 
 def link(source: Path, target: Path) -> None:
@@ -180,9 +167,10 @@ def write_lock(folder: Path, wait: float = 0.0) -> Iterator[None]:
         try:
             me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             holder.write_text(json.dumps(me), encoding="utf-8")
-        except OSError:
-            lock.release()
-            raise
+        except OSError as error:
+            if not is_full(error):  # else whoever makes room, by deleting a base for example, may do so
+                lock.release()
+                raise
     try:
         yield
     finally:

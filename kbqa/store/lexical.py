@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from kbqa.analyzer import Terms, analyze
 from kbqa.errors import KnowledgeBaseError
-from kbqa.store.errors import DamagedIndex
-from kbqa.store.files import link, probe
+from kbqa.store.errors import DamagedIndex, probe
+from kbqa.store.files import link
 from kbqa.types import Chunk
 
 if TYPE_CHECKING:

@@ -201,11 +201,21 @@ class _Source:
         except DamagedIndex:
             if not self.repair:
                 raise
+        try:
+            return self.temporary_words(state, seen), seen
+        except (OSError, DamagedIndex):  # no folder can take it: every chunk is searched in memory
+            return None, 0
+
+    def temporary_words(self, state: State, seen: int) -> TantivyWords:
         folder = Path(tempfile.mkdtemp(prefix="kbqa-"))
-        row = build_words(self.connection, folder, None, state.revision, seen, state.chunks)
-        made = open_words(folder, row)
+        try:
+            row = build_words(self.connection, folder, None, state.revision, seen, state.chunks)
+            made = open_words(folder, row)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
-        return made, seen
+        return made
 
     def lags(self, last: int, most: int) -> bool:
         """Whether more than `most` chunks come after `last`; that is damage unless it is to be made up for."""

@@ -68,11 +68,16 @@ class Store:
             with write_lock(folder):
                 if path.exists():
                     raise KnowledgeBaseError(f"knowledge base {folder.name} exists already in {folder.parent}")
-                remove_catalogue(new)
-                create_catalogue(new, passport)
-                sync(new)
-                new.rename(path)  # whole or not there at all
-                sync(folder)
+                try:
+                    remove_catalogue(new)
+                    create_catalogue(new, passport)
+                    sync(new)
+                    new.rename(path)  # whole or not there at all
+                    sync(folder)
+                except BaseException:
+                    with suppress(OSError):
+                        remove_catalogue(new)
+                    raise
         return cls.open(folder, limits)
 
     @classmethod

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from kbqa.store.errors import DamagedIndex
-from kbqa.store.files import probe
+from kbqa.store.errors import DamagedIndex, probe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -68,7 +68,7 @@ def verify(folder: Path, mend: bool = True, limits: Limits | None = None) -> Ver
         raise unknown(folder)
     if not mend:
         problems, documents, chunks = _looked_at(path)
-        return VerifyReport(tuple(Finding(problem.what) for problem in problems), documents, chunks)
+        return VerifyReport(tuple(Finding(problem.what) for problem in problems), documents, max(chunks, 0))
     with write_lock(folder):
         problems, documents, chunks = _looked_at(path)
         left: set[str] = {problem.what for problem in problems}

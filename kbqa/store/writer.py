@@ -258,15 +258,23 @@ class Writer:
         with storage_errors(self._path):
             state = read_state(self._connection)
             rows = read_rows(self._connection)
-            after = self._updated(state, [row for row in rows if row.name not in distrust])
-            if after != rows:
-                self._name(rows, after)
+            try:
+                after = self._updated(state, [row for row in rows if row.name not in distrust])
+                if after != rows:
+                    self._name(rows, after)
+            except BaseException:  # half an index would only take room, of which there may be too little already
+                with suppress(sqlite3.Error, OSError):
+                    self._collect()
+                raise
             if self._path.name == CATALOGUE:
                 remove_catalogue(self._folder / REBUILD)
                 remove_catalogue(self._folder / RESTORE)
-            collect(self._folder, {*(row.name for row in after), *self._keep})
+            self._collect()
         self._pending = 0
         self._ready.clear()
+
+    def _collect(self) -> None:
+        collect(self._folder, {*(row.name for row in read_rows(self._connection)), *self._keep})
 
     def _updated(self, state: State, rows: Sequence[IndexRow]) -> list[IndexRow]:
         """The rows as they should be; the files of new ones are written and safe on disk."""
