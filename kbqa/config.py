@@ -31,8 +31,10 @@ __all__ = [
     "check_name",
     "find_home",
     "load_config",
+    "stray_variables",
 ]
 
+_PLACEHOLDERS = ("{context}", "{question}")
 DEFAULT_TEMPLATE = "已知信息:\n{context}\n根据已知信息回答问题:\n{question}"
 
 
@@ -191,6 +193,24 @@ def load_config(home: Home, environ: Mapping[str, str] = os.environ) -> Config:
         raise
 
 
+_OTHER_VARIABLES = {"KBQA_HOME", "KBQA_DEBUG", "KBQA_OCR_THREADS", "KBQA_TESTDATA"}
+
+
+def stray_variables(config: Config, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that begin with KBQA_ and that nothing reads, each with the one that may be meant, or "".
+
+    They are no error, because other programs may have their own.
+    """
+    known = {*_OTHER_VARIABLES, config.embedder.api_key_env}
+    meant = {
+        f"KBQA_{section.name}_{setting.name}".upper(): f"KBQA_{section.name}__{setting.name}".upper()
+        for section in fields(Config)
+        for setting in fields(getattr(config, section.name))
+    }
+    stray = (key for key in environ if key.startswith("KBQA_") and "__" not in key.removeprefix("KBQA_"))
+    return {key: meant.get(key.replace("KBQA__", "KBQA_"), "") for key in sorted(stray) if key not in known}
+
+
 def _speaks_of(message: str, setting: str) -> bool:
     section = setting.partition(".")[0]
     return re.search(rf"(?<![\w.]){re.escape(setting)}(?!\w)", message) is not None or message.startswith(
@@ -212,20 +232,42 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
+        tree = loader.get_single_node()
+        if twice := _twice(tree):
+            raise ConfigError(f"{path} holds {twice}; keep one of them")
+        loaded = None if tree is None else loader.construct_document(tree)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
-        raise ConfigError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', error)}") from error
+        why = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise ConfigError(f"{path} is not valid YAML{line}: {why}") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path} must hold sections (knowledge:, embedder:, ...), not a {type(loaded).__name__}")
     return {str(key): value for key, value in loaded.items()}
+
+
+def _twice(tree: Any) -> str:
+    """Which key stands twice and where, in a tree of YAML nodes: YAML itself would silently take the later one."""
+    waiting, looked_at = [("", tree)], set()
+    for prefix, node in waiting:
+        if getattr(node, "id", "") != "mapping" or id(node) in looked_at:  # an alias may lead back to its own mapping
+            continue
+        looked_at.add(id(node))
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+            if name in lines:
+                return f"{name} twice, in lines {lines[name]} and {line}"
+            lines[name] = line
+            waiting.append((f"{name}.", value))
+    return ""
 
 
 def _section(given: dict[str, Any], name: str, where: str) -> dict[str, Any]:
@@ -242,7 +284,7 @@ def _scalar(text: str, key: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"the environment variable {key} is not a YAML value: {text!r}") from error
 
 
@@ -303,9 +345,7 @@ def _check(config: Config) -> None:
     for key, value, low, high in limits:
         if not low <= value <= high:
             raise ConfigError(f"{key} is {value:g}; it must lie between {low:g} and {high:g}")
-    for placeholder in ("{context}", "{question}"):
-        if config.prompt.template.count(placeholder) != 1:
-            raise ConfigError(f"prompt.template must hold {placeholder} exactly once")
+    _check_template(config.prompt.template)
     needed = {
         "embedder": {"sentence-transformers": ["model"], "openai": ["base_url", "model"], "langchain": ["import_path"]},
         "generator": {"langchain": ["import_path"]},
@@ -315,3 +355,15 @@ def _check(config: Config) -> None:
         for name in kinds.get(settings.kind, []):
             if not getattr(settings, name):
                 raise ConfigError(f"{section}.kind {settings.kind} needs {section}.{name}")
+
+
+def _check_template(template: str) -> None:
+    for placeholder in _PLACEHOLDERS:
+        if template.count(placeholder) != 1:
+            raise ConfigError(f"prompt.template must hold {placeholder} exactly once")
+    for found in re.findall(r"\{\w+\}", template):
+        if found not in _PLACEHOLDERS:
+            raise ConfigError(
+                f"prompt.template holds {found}, which nothing fills; it can hold {' and '.join(_PLACEHOLDERS)}; "
+                f"where the braces are meant as they stand, put spaces inside: {{ {found[1:-1]} }}"
+            )

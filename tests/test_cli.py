@@ -520,6 +520,14 @@ def test_doctor_knows_every_extra_that_a_user_can_install():
     assert set(EXTRAS) == set(project["optional-dependencies"]) - {"test", "dev"}
 
 
+def test_doctor_tells_of_variables_that_nothing_reads(built, monkeypatch):
+    monkeypatch.setenv("KBQA_RETRIEVAL_K", "3")
+    monkeypatch.setenv("KBQA_FOO", "1")
+    by_subject = {finding["subject"]: finding for finding in built.json("doctor")[0]["findings"]}
+    assert by_subject["KBQA_RETRIEVAL_K"]["remedy"] == "rename it to KBQA_RETRIEVAL__K"
+    assert (by_subject["KBQA_RETRIEVAL_K"]["level"], by_subject["KBQA_FOO"]["level"]) == ("warn", "note")
+
+
 def test_doctor_fails_when_a_base_cannot_be_opened(shell):
     shell.put("甲.txt", "甲的内容在这里。")
     shell("ingest")

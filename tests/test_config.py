@@ -1,5 +1,6 @@
 """config.yaml and the environment become a Config, or an error that says what to change."""
 
+import json
 import re
 from dataclasses import fields
 from importlib.resources import files
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kbqa.config import Config, Home, check_name, find_home, load_config
+from kbqa.config import Config, EmbedderConfig, Home, check_name, find_home, load_config, stray_variables
 from kbqa.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def test_the_template_mentions_every_setting(section, key):
 def test_an_alternative_in_the_template_works_once_its_comment_signs_are_gone(load, kind):
     section = TEMPLATE.partition("embedder:\n")[2].partition("\n\n")[0]
     block = next(block for block in section.split("\n  #\n") if f"# kind: {kind} " in block)
-    settings = re.sub("^  # ", "  ", block, flags=re.MULTILINE)
+    settings = re.sub("^  # ", "  ", re.sub("^  kind: static.*\n", "", block), flags=re.MULTILINE)
     assert load("embedder:\n" + settings).embedder.kind == kind
 
 
@@ -81,6 +82,24 @@ def test_variables_without_a_section_are_not_settings(load):
     assert load("", {"KBQA_HOME": "/anywhere", "KBQA_TESTDATA": "x", "KBQA_DEBUG": "1"}) == Config()
 
 
+def test_variables_that_nothing_reads_are_known_and_what_they_may_mean():
+    environ = {
+        "KBQA_HOME": "/anywhere",
+        "KBQA_RETRIEVAL__K": "5",
+        "KBQA_EMBEDDER_KIND": "static",
+        "KBQA__SPLITTER_SIZE": "200",
+        "KBQA_FOO": "1",
+        "KBQA_KEY": "secret",
+        "PATH": "/bin",
+    }
+    config = Config(embedder=EmbedderConfig(api_key_env="KBQA_KEY"))
+    assert stray_variables(config, environ) == {
+        "KBQA_EMBEDDER_KIND": "KBQA_EMBEDDER__KIND",
+        "KBQA_FOO": "",
+        "KBQA__SPLITTER_SIZE": "KBQA_SPLITTER__SIZE",
+    }
+
+
 def test_a_whole_number_serves_where_a_fraction_is_wanted(load):
     assert load("retrieval: {min_confidence: 1}").retrieval.min_confidence == 1.0
 
@@ -109,6 +128,13 @@ def test_a_whole_number_serves_where_a_fraction_is_wanted(load):
         ("retrieval: 5", ["retrieval", "section"]),
         ("- retrieval", ["sections"]),
         ("retrieval: {k: 3\nprompt:", ["not valid YAML", "line"]),
+        ("retrieval: {k: 2024-13-45}", ["not valid YAML", "month"]),
+        ("retrieval: {k: \x00}", ["not valid YAML", "not allowed"]),
+        ("embedder:\n  kind: static\nretrieval:\n  k: 3\nembedder:\n", ["embedder twice", "lines 1 and 5"]),
+        ("retrieval:\n  k: 3\n  candidates: 50\n  k: 5", ["retrieval.k twice", "lines 2 and 4"]),
+        ("embedder: {options: {a: 1, b: 2, a: 3}}", ["embedder.options.a twice", "lines 1 and 1"]),
+        ("prompt: {template: '{context}{question}{zzz}'}", ["{zzz}", "{context} and {question}", "{ zzz }"]),
+        ("prompt: {template: '{context}{question}{问题}'}", ["{问题}", "{context} and {question}"]),
     ],
 )
 def test_an_error_names_the_key_the_value_and_what_is_allowed(load, text, words):
@@ -126,6 +152,17 @@ def test_a_bad_variable_is_named(load):
         load("", {"KBQA_RETRIEVAL__K": "[1"})
     with pytest.raises(ConfigError, match="retrieve is not a section"):
         load("", {"KBQA_RETRIEVE__K": "1"})
+
+
+def test_a_mapping_that_holds_itself_is_an_error_too(load):
+    with pytest.raises(ConfigError, match="a is not a section"):
+        load("a: &x {b: *x}")
+
+
+@pytest.mark.parametrize("braces", ['{"answer": "…", "sources": [1, {"page": 2}]}', "{ answer }", "{}", "{a, b}"])
+def test_a_template_may_hold_other_braces_as_they_stand(load, braces):
+    template = f"{braces}\n{{context}}\n{{question}}"
+    assert load(f"prompt: {{template: {json.dumps(template)}}}").prompt.template == template
 
 
 @pytest.mark.parametrize(

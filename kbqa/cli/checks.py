@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import kbqa
 from kbqa.cli.common import Session
-from kbqa.config import Config, Home, load_config
+from kbqa.config import Config, Home, load_config, stray_variables
 from kbqa.errors import ConfigError, KbqaError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def examine(session: Session) -> Iterator[Finding]:
         )
         yield from _extras(Config())
         return
+    yield from _variables(config)
     yield from _extras(config)
     yield from _home(home)
     yield from _bases(session)
@@ -143,6 +144,15 @@ def _home(home: Home) -> Iterator[Finding]:
     level: Level = "fail" if free < NO_DISK else "warn" if free < LITTLE_DISK else "ok"
     remedy = "make room, or move the folder" if level != "ok" else ""
     yield Finding(level, "disk", f"{free / 2**30:.1f} GiB free in {home.folder}", remedy)
+
+
+def _variables(config: Config) -> Iterator[Finding]:
+    for name, meant in stray_variables(config).items():
+        detail = "is set in the environment, and kbqa knows no such variable"
+        if meant:
+            yield Finding("warn", name, f"{detail}; two underscores make a setting", f"rename it to {meant}")
+        else:
+            yield Finding("note", name, detail)
 
 
 def _writable(folder: Path) -> Finding:
