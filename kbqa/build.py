@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, check_nam
 from kbqa.errors import ConfigError, IndexMismatch, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
 from kbqa.ingest import Ingestion, OnFile, Plan
 from kbqa.retriever import Retriever
-from kbqa.splitter import Splitter
+from kbqa.splitter import Splitter, in_words
 from kbqa.store import FORMAT, Passport, Store, set_aside
 from kbqa.store.files import CATALOGUE, remove_catalogue, write_lock
 from kbqa.types import Document, Embedder, Generator, IngestReport
@@ -41,7 +41,10 @@ class Installation:
 
     @cached_property
     def splitter(self) -> Splitter:
-        return Splitter(self.config.splitter)
+        config = self.config.splitter
+        if config.tokenizer:
+            config = replace(config, tokenizer=_path(config.tokenizer, self.home.folder))
+        return Splitter(config)
 
     @cached_property
     def generator(self) -> Generator:
@@ -92,7 +95,7 @@ class Installation:
         """The base ready to be asked; IndexMismatch when it holds vectors of another embedder."""
         name = self.name(name)
         with self.store(name) as store:
-            self._check_embedder(name, store.passport)
+            self._check_parts(name, store.passport)
             yield self.knowledge_base(name, store)
 
     def knowledge_base(self, name: str, store: Store) -> KnowledgeBase:
@@ -160,18 +163,25 @@ class Installation:
             return Store.create(base, self.passport)
         store = Store.open(base)
         try:
-            self._check_embedder(name, store.passport)
+            self._check_parts(name, store.passport)
             if store.passport.splitter != self.splitter.fingerprint:
                 raise IndexMismatch(
-                    f"{name} was cut with the splitter settings {store.passport.splitter}, config.yaml says "
-                    f"{self.splitter.fingerprint}; run `kbqa ingest --kb {name} --rebuild` or change them back"
+                    f"{name} was cut with other splitter settings ({in_words(store.passport.splitter)}) than those of "
+                    f"config.yaml ({in_words(self.splitter.fingerprint)}); run `kbqa ingest --kb {name} --rebuild` "
+                    "or change the splitter section back"
                 )
         except IndexMismatch:
             store.close()
             raise
         return store
 
-    def _check_embedder(self, name: str, made: Passport) -> None:
+    def _check_parts(self, name: str, made: Passport) -> None:
+        """Raises IndexMismatch when questions would be searched for by other parts than the documents were taken in."""
+        if made.analyzer != ANALYZER:
+            raise IndexMismatch(
+                f"{name} was built with version {made.analyzer} of the text analyzer, this kbqa has {ANALYZER}; "
+                f"run `kbqa ingest --kb {name} --rebuild`"
+            )
         if made.embedder_fingerprint != self.embedder.fingerprint:
             raise IndexMismatch(
                 f"{name} was built with the embedder {made.embedder} ({made.dim} dimensions), config.yaml names "

@@ -23,7 +23,7 @@ from kbqa.errors import ConfigError
 from kbqa.sentences import sentence_spans
 from kbqa.types import BLOCK_SEPARATOR, Block, Chunk, Document
 
-__all__ = ["Splitter"]
+__all__ = ["Splitter", "in_words"]
 
 VERSION = 2
 HEADING_SEPARATOR = " > "
@@ -219,6 +219,15 @@ def _pages_within(pages: list[tuple[int, int]], start: int, end: int) -> tuple[i
 def _weighed(text: str) -> int:
     letters = len(text.encode("ascii", "ignore"))
     return len(text) - letters * 3 // 5
+
+
+def in_words(fingerprint: str) -> str:
+    """A splitter's fingerprint as a user would say it: size 400, overlap 50, in characters."""
+    version, _, settings = fingerprint.partition(":")
+    size, overlap, unit = settings.split(":", 2)
+    unit = unit.replace("tokens:", "tokens of tokenizer ")
+    by = "" if version == str(VERSION) else f", by version {version} of the splitter"
+    return f"size {size}, overlap {overlap}, in {unit}{by}"
 
 
 def _token_counter(path: str) -> tuple[Length, str]:

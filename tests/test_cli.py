@@ -4,10 +4,11 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import tomllib
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -542,6 +543,34 @@ def test_doctor_fails_when_a_base_was_built_with_other_settings(shell):
     (shell.home / "config.yaml").write_text("splitter: {size: 120, overlap: 20}", encoding="utf-8")
     (failed,) = (f for f in shell.json("doctor", code=1)[0]["findings"] if f["level"] == "fail")
     assert failed["remedy"] == "kbqa ingest --kb default --rebuild"
+
+
+def test_a_base_that_was_cut_otherwise_is_told_in_the_users_words(shell):
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell("ingest")
+    assert "size 400, overlap 50, in characters\n" in shell("kb", "show", "default").stdout
+    (shell.home / "config.yaml").write_text("splitter: {size: 120, overlap: 20}", encoding="utf-8")
+    told = shell("ingest", code=1).stderr
+    assert "(size 400, overlap 50, in characters)" in told
+    assert "config.yaml (size 120, overlap 20, in characters)" in told
+    assert "kbqa ingest --kb default --rebuild" in told
+    assert "甲的内容" in shell("search", "甲的内容").stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "words"), [("embedder_fingerprint", "with the embedder"), ("analyzer", "of the text analyzer")]
+)
+def test_a_base_of_other_parts_is_not_searched_with_todays(shell, part, words):
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell("ingest")
+    with closing(sqlite3.connect(shell.home / "vectorstore" / "default" / "kb.sqlite")) as catalogue, catalogue:
+        catalogue.execute("UPDATE passport SET value = '\"别的\"' WHERE key = ?", (part,))
+    for command in (["ask", "甲"], ["search", "甲"], ["ingest"]):
+        told = shell(*command, code=1).stderr
+        assert words in told
+        assert "kbqa ingest --kb default --rebuild" in told
+    shell("ingest", "--rebuild")
+    assert "甲的内容" in shell("ask", "甲的内容在哪里？").stdout
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from kbqa.config import SplitterConfig
+from kbqa.build import Installation
+from kbqa.config import Config, Home, SplitterConfig
 from kbqa.errors import ConfigError
 from kbqa.readers import ReadOptions, read
-from kbqa.splitter import Splitter
+from kbqa.splitter import Splitter, in_words
 from kbqa.types import Block, Document
 
 WORDS = "员工 年假 差旅 报销 合同 服务器 备份 集群 region 审批 2024 GB/T-7714 住宿 每晚 电话 例外 version".split()
@@ -317,6 +318,21 @@ def test_the_fingerprint_tells_settings_apart(tokenizer):
     ]
     assert len({Splitter(config).fingerprint for config in configs}) == 4
     assert Splitter(SplitterConfig()).fingerprint == Splitter().fingerprint
+
+
+def test_settings_are_told_in_words(tokenizer):
+    assert in_words(Splitter().fingerprint) == "size 400, overlap 50, in characters"
+    by_tokens = in_words(Splitter(SplitterConfig(size=60, overlap=10, tokenizer=str(tokenizer))).fingerprint)
+    assert re.fullmatch(r"size 60, overlap 10, in tokens of tokenizer \w{12}", by_tokens)
+    assert in_words("1:400:50:characters") == "size 400, overlap 50, in characters, by version 1 of the splitter"
+
+
+def test_a_tokenizer_is_looked_for_in_the_home_folder(tokenizer, monkeypatch):
+    home = tokenizer.parent
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    named = Installation(Home(home), Config(splitter=SplitterConfig(tokenizer="tokenizer.json"))).splitter
+    assert named.fingerprint == Splitter(SplitterConfig(tokenizer=str(tokenizer))).fingerprint
 
 
 def test_a_broken_tokenizer_is_named(tmp_path):

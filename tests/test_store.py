@@ -11,7 +11,7 @@ from storekit import DIM, LAWS, LOW, PASSPORT, chunks, document, number, put, st
 
 from kbqa.analyzer import question_terms
 from kbqa.errors import DocumentError, IndexMismatch, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
-from kbqa.store import FileStat, Store, ensure_match, text_digest, verify
+from kbqa.store import FileStat, Store, text_digest, verify
 from kbqa.types import Block, Chunk, Document
 
 
@@ -246,17 +246,6 @@ def test_a_base_that_is_not_there_is_named(tmp_path):
 def test_a_base_is_not_made_over_another_one(store):
     with pytest.raises(KnowledgeBaseError, match="exists already"):
         Store.create(store.folder, PASSPORT)
-
-
-def test_another_embedder_or_splitter_is_told_with_the_remedy():
-    ensure_match(PASSPORT, PASSPORT, "制度")
-    wanted = dataclasses.replace(PASSPORT, embedder="bge", embedder_fingerprint="2", dim=512)
-    with pytest.raises(IndexMismatch, match=r"bge \(512 dimensions\).*--rebuild"):
-        ensure_match(PASSPORT, wanted, "制度")
-    with pytest.raises(IndexMismatch, match="another version"):
-        ensure_match(PASSPORT, dataclasses.replace(PASSPORT, embedder_fingerprint="2"), "制度")
-    with pytest.raises(IndexMismatch, match="splitter settings"):
-        ensure_match(PASSPORT, dataclasses.replace(PASSPORT, splitter="600"), "制度")
 
 
 def test_a_second_writer_is_told_who_is_writing(store):

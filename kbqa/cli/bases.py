@@ -95,6 +95,8 @@ def _size(count: float) -> str:
 @pass_session
 def show(session: Session, name: str) -> None:
     """Show what NAME holds and what it was built with."""
+    from kbqa.splitter import in_words
+
     installation = session.installation()
     name = installation.name(name)
     summary = _summary(installation, name)
@@ -109,6 +111,7 @@ def show(session: Session, name: str) -> None:
         return
     summary["size"] = _size(summary.pop("bytes"))
     summary.pop("built")
+    passport["splitter"] = in_words(passport["splitter"])
     for key, value in {**summary, **folders, **passport}.items():
         say(f"{key + ':':22} {shown(str(value))}")
 

@@ -9,7 +9,7 @@ writer, store, switch (rebuild), backup, verify
 """
 
 from kbqa.store.backup import backup, backup_name, restore
-from kbqa.store.catalogue import FORMAT, Counts, FileStat, Passport, StoredDocument, ensure_match, text_digest
+from kbqa.store.catalogue import FORMAT, Counts, FileStat, Passport, StoredDocument, text_digest
 from kbqa.store.derived import Limits
 from kbqa.store.store import Store
 from kbqa.store.switch import set_aside
@@ -29,7 +29,6 @@ __all__ = [
     "Writer",
     "backup",
     "backup_name",
-    "ensure_match",
     "restore",
     "set_aside",
     "text_digest",

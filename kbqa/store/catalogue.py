@@ -40,7 +40,6 @@ __all__ = [
     "Passport",
     "State",
     "StoredDocument",
-    "ensure_match",
     "text_digest",
 ]
 
@@ -117,27 +116,6 @@ class Counts:
 def text_digest(text: str) -> bytes:
     """The key of a text's vector: 16 bytes. Lone surrogates, which UTF-8 cannot hold, are allowed."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def ensure_match(made: Passport, wanted: Passport, name: str) -> None:
-    """Raises IndexMismatch when base `name` was built with other parts than those at hand."""
-    for key, told in {
-        "format": "on-disk format",
-        "embedder_fingerprint": "embedder",
-        "dim": "embedder",
-        "splitter": "splitter settings",
-        "analyzer": "text analyzer",
-    }.items():
-        before, now = getattr(made, key), getattr(wanted, key)
-        if before == now:
-            continue
-        if told == "embedder":
-            before, now = (f"{passport.embedder} ({passport.dim} dimensions)" for passport in (made, wanted))
-            now = now if before != now else f"{now} of another version"
-        raise IndexMismatch(
-            f"knowledge base {name} was built with {told} {before}, now there is {now}; "
-            f"run `kbqa ingest --kb {name} --rebuild` or change the settings back"
-        )
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
