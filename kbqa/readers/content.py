@@ -22,7 +22,6 @@ MIB = 1 << 20
 class ReadOptions:
     """Limits and permissions for reading one file. The limits are far above what an honest document needs."""
 
-    password: str | None = None
     ocr: bool = True  # recognise text in scans and images if the `ocr` extra is installed
     max_bytes: int = 256 * MIB
     max_characters: int = 50_000_000  # of extracted text

@@ -25,7 +25,7 @@ def read_epub(data: bytes, options: ReadOptions) -> Content:
     """The chapters in the order of the spine."""
     with open_container(data, options) as container:
         if "META-INF/encryption.xml" in container.namelist() and "META-INF/rights.xml" in container.namelist():
-            raise DocumentError("is protected by DRM", kind="encrypted")
+            raise DocumentError("is protected by DRM; get a copy without it", kind="encrypted")
         package = _package(container)
         root = _parse(container, package)
         title = next((one_line(element.text or "") for element in descendants(root, "title")), "")

@@ -61,21 +61,20 @@ def read_pdf(data: bytes, options: ReadOptions) -> Content:
 
     Raises DocumentError: encrypted, corrupt, needs-ocr, too-large, empty.
     """
-    pdf = _open(data, options)
+    pdf = _open(data)
     try:
         return _read(pdf, options)
     finally:
         pdf.close()
 
 
-def _open(data: bytes, options: ReadOptions) -> pdfium.PdfDocument:
+def _open(data: bytes) -> pdfium.PdfDocument:
     blankfont.install()
     try:
-        pdf = pdfium.PdfDocument(data, password=options.password)
+        pdf = pdfium.PdfDocument(data)
     except pdfium.PdfiumError as error:
         if error.err_code == raw.FPDF_ERR_PASSWORD:
-            problem = "the password does not open it" if options.password else "is protected by a password"
-            raise DocumentError(f"{problem}; give the password or save a copy without one", "encrypted") from error
+            raise DocumentError("is protected by a password; save a copy without one", "encrypted") from error
         if error.err_code == raw.FPDF_ERR_SECURITY:
             raise DocumentError(
                 "is protected in a way that cannot be opened; save an open copy", "encrypted"
