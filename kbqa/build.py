@@ -155,7 +155,9 @@ class Installation:
             raise self.unknown(name)
         with write_lock(base):
             remove_catalogue(base / CATALOGUE)  # from here on there is no such base, whatever happens to the rest
-        shutil.rmtree(base)
+        shutil.rmtree(base.resolve())
+        if base.is_symlink():  # to a larger disk, for example
+            base.unlink()
 
     def _made(self, name: str, base: Path) -> Store:
         """The base to write to, made if need be; IndexMismatch when today's parts would not fit what it holds."""

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -400,6 +401,27 @@ def test_backup_delete_and_restore(shell, tmp_path):
     assert shell.json("kb", "restore", tmp_path / "备份.zip", "--replace")[0]["name"] == "default"
 
 
+@posix
+def test_a_base_that_is_a_link_to_another_disk_is_deleted_there_too(shell, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    (shell.home / "vectorstore" / "default").symlink_to(disk / "default", target_is_directory=True)
+    (disk / "default").mkdir()
+    shell.put("手册.md", HANDBOOK)
+    shell("ingest")
+    shell("kb", "delete", "default", "--yes")
+    assert list(disk.iterdir()) == []
+    assert not (shell.home / "vectorstore" / "default").is_symlink()
+
+
+def test_list_names_a_folder_that_cannot_be_a_base_and_shows_the_others(shell):
+    shell.put("手册.md", HANDBOOK)
+    shell("ingest")
+    shutil.copytree(shell.home / "vectorstore" / "default", shell.home / "vectorstore" / "default (copy)")
+    copied, whole = sorted(shell.json("kb", "list")[0]["bases"], key=lambda base: base["name"], reverse=True)
+    assert "cannot name a knowledge base" in copied["error"]
+    assert whole["documents"] == 1
+
+
 def test_verify_finds_and_mends_a_damaged_index(shell):
     shell.put("员工手册.md", HANDBOOK)
     shell("ingest")
@@ -657,13 +679,15 @@ def test_watch_takes_in_what_changes_until_ctrl_c(shell):
     assert "Traceback" not in err
 
 
-@posix
-def test_on_a_terminal_the_answer_is_the_same_and_pleasant(built):
+def on_a_terminal(home, *arguments, typed=""):
+    """What a person at a terminal sees, and the exit code."""
     import pty
 
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "KBQA_HOME": str(built.home), "TERM": "xterm"}
-    subprocess.run([sys.executable, "-m", "kbqa", "ask", "年假有几天？"], stdout=theirs, stderr=theirs, env=environment)
+    os.write(ours, typed.encode())
+    environment = {**os.environ, "KBQA_HOME": str(home), "TERM": "xterm"}
+    command = [sys.executable, "-m", "kbqa", *map(str, arguments)]
+    done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, check=False)
     os.close(theirs)
     printed = b""
     while True:
@@ -672,5 +696,28 @@ def test_on_a_terminal_the_answer_is_the_same_and_pleasant(built):
         except OSError:  # Linux says so when the other end is closed
             break
     os.close(ours)
-    assert "\x1b[" in printed.decode()
-    assert "[1] 员工手册.md · " in printed.decode()
+    return printed.decode(), done.returncode
+
+
+@posix
+def test_on_a_terminal_the_answer_is_the_same_and_pleasant(built):
+    printed, _ = on_a_terminal(built.home, "ask", "年假有几天？")
+    assert "\x1b[" in printed
+    assert "[1] 员工手册.md · " in printed
+
+
+@posix
+def test_on_a_terminal_deleting_is_asked_about_with_what_is_lost(shell):
+    shell.put("手册.md", HANDBOOK)
+    shell("ingest")
+    printed, code = on_a_terminal(shell.home, "kb", "delete", "default", typed="n\n")
+    assert ("Delete default (1 documents)?" in printed, code) == (True, 1)
+    catalogue = shell.home / "vectorstore" / "default" / "kb.sqlite"
+    catalogue.write_bytes(b"nonsense" * 1000)
+    printed, code = on_a_terminal(shell.home, "kb", "delete", "default", typed="n\n")
+    assert "kb.sqlite is damaged" in printed
+    assert ("Delete default (what it holds cannot be told)?" in printed, code) == (True, 1)
+    assert catalogue.exists()
+    printed, code = on_a_terminal(shell.home, "kb", "delete", "default", typed="y\n")
+    assert ("deleted default" in printed, code) == (True, 0)
+    assert not catalogue.exists()

@@ -115,6 +115,28 @@ def test_a_link_out_of_the_folder_is_a_problem_and_one_inside_is_a_file(folder, 
     assert found["也里.txt"].problem == ""
 
 
+def test_a_base_may_be_a_link_to_a_share_and_links_in_it_may_not_lead_out_of_that(installation, tmp_path):
+    share = tmp_path / "共享" / "制度"
+    (share / "部门").mkdir(parents=True)
+    (share / "部门" / "年假.txt").write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    (tmp_path / "共享" / "秘密.txt").write_text("口令是芝麻开门。", encoding="utf-8")
+    (share / "外.txt").symlink_to(tmp_path / "共享" / "秘密.txt")
+    (share / "上级").symlink_to(tmp_path / "共享", target_is_directory=True)
+    (share / "也是.txt").symlink_to("部门/年假.txt")
+    linked = installation.home.documents("共享库")
+    linked.symlink_to(share, target_is_directory=True)
+    report = installation.ingest("共享库")
+    assert statuses(report) == {
+        "部门/年假.txt": "added",
+        "也是.txt": "added",
+        "外.txt": "skipped",
+        "上级": "skipped",
+    }
+    assert statuses(installation.ingest("共享库", [linked / "部门"])) == {"部门/年假.txt": "unchanged"}
+    with pytest.raises(ConfigError, match="not inside"):
+        installation.ingest("共享库", [linked / "上级" / "秘密.txt"])
+
+
 @pytest.mark.parametrize("path", ["../别处.txt", "..", "/etc/passwd"])
 def test_paths_out_of_the_folder_are_refused(folder, path):
     with pytest.raises(ConfigError, match="not inside"):

@@ -13,7 +13,7 @@ import click
 from kbqa.cli.common import Group, Session, base_name, known_names, pass_session
 from kbqa.cli.ingesting import print_files, print_report
 from kbqa.cli.screen import print_json, say, shown, table
-from kbqa.errors import ConfigError, KnowledgeBaseError
+from kbqa.errors import ConfigError, KbqaError
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -70,7 +70,7 @@ def _summary_or_error(installation: Installation, name: str) -> dict[str, Any]:
     """One base that cannot be opened does not hide the others."""
     try:
         return _summary(installation, name)
-    except (KnowledgeBaseError, OSError) as error:
+    except (KbqaError, OSError) as error:
         unknown = dict.fromkeys(("documents", "failed", "chunks", "bytes"))
         return {"name": name, "built": True, **unknown, "error": str(error)}
 
@@ -166,17 +166,25 @@ def delete(session: Session, name: str, yes: bool) -> None:
     if not yes:
         if not sys.stdin.isatty() or session.json:
             raise ConfigError(f"add --yes to delete {name} without being asked")
-        with installation.store(name) as store:
-            pushed = sum(document.origin == "api" for document in store.documents())
-            count = store.counts().documents
-        lost = f", {pushed} of them pushed by a program and nowhere else" if pushed else ""
-        click.confirm(f"Delete {shown(name)} ({count} documents{lost})?", abort=True, err=True)
+        click.confirm(f"Delete {shown(name)} ({_contents(installation, name)})?", abort=True, err=True)
     installation.delete(name)
     kept = installation.home.documents(name)
     if session.json:
         print_json({"deleted": name, "kept": str(kept) if kept.is_dir() else None})
     else:
         say(f"deleted {shown(name)}" + (f"; the documents in {shown(str(kept))} stay" if kept.is_dir() else ""))
+
+
+def _contents(installation: Installation, name: str) -> str:
+    """What would be lost, as far as the base itself can still tell."""
+    try:
+        with installation.store(name) as store:
+            pushed = sum(document.origin == "api" for document in store.documents())
+            count = store.counts().documents
+    except KbqaError as error:
+        complain(shown(str(error)), fg="yellow")
+        return "what it holds cannot be told"
+    return f"{count} documents" + (f", {pushed} of them pushed by a program and nowhere else" if pushed else "")
 
 
 @bases.command()
