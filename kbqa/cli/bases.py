@@ -12,7 +12,7 @@ import click
 
 from kbqa.cli.common import Group, Session, base_name, known_names, pass_session
 from kbqa.cli.ingesting import print_files, print_report
-from kbqa.cli.screen import print_json, say, shown, table
+from kbqa.cli.screen import complain, print_json, say, shown, table
 from kbqa.errors import ConfigError, KbqaError
 
 if TYPE_CHECKING:
