@@ -142,10 +142,20 @@ class Installation:
         with self._made(name, self.home.base(name)) as store:
             return self.knowledge_base(name, store).add_documents(documents)
 
-    def temporary_base(self, folder: Path, documents: Iterable[Document]) -> KnowledgeBase:
-        """A base of its own in `folder` that holds `documents`, for measuring; the caller closes its store."""
+    def temporary_base(
+        self, folder: Path, material: Iterable[Document] | Path, on_file: OnFile = lambda report: None
+    ) -> KnowledgeBase:
+        """A base of its own in `folder`, for measuring; the caller closes it.
+
+        It holds the documents given, or those that lie in a folder; `on_file` hears of each file of that.
+        """
         kb = self.knowledge_base(folder.name, Store.create(folder, self.passport))
-        kb.add_documents(documents)
+        if not isinstance(material, Path):
+            kb.add_documents(material)
+            return kb
+        with kb.store.write() as writer:
+            ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
+            ingestion.mirror(material, {}, self.config.knowledge)
         return kb
 
     def delete(self, name: str) -> None:

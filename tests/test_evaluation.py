@@ -34,7 +34,7 @@ def test_recall_is_measured_through_the_real_parts(folder, tmp_path):
 
 def test_a_wrong_order_costs_what_the_formula_says(folder):
     """Two graded documents, the better one second: DCG (1/log2(2) + 2/log2(3)) over the ideal (2 + 1/log2(3))."""
-    from kbqa.evaluation import _ndcg
+    from kbqa.evaluation.retrieval import _ndcg
 
     assert math.isclose(_ndcg([1, 2], [1, 2]), (1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3)))
 

@@ -1,0 +1,148 @@
+"""How good is retrieval? Measured through the very parts that answer questions.
+
+The corpus becomes a real base in a temporary folder: cut into chunks, indexed, and asked; a document ranks where its
+best chunk does. Of a benchmark that holds evidence, also the share of it that stands in the first chunks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kbqa.analyzer import question_terms
+from kbqa.chain import KnowledgeBase
+from kbqa.errors import ConfigError, QuestionError
+from kbqa.evaluation.benchmark import OpenBase, Question, load_benchmark, opened, sampled
+
+__all__ = ["ArmScores", "RetrievalReport", "evaluate_retrieval"]
+
+CUTOFFS = (1, 5, 10)
+DEEP = 100  # chunks looked at, so that ten documents come out even when one has many chunks
+
+Arm = Callable[[str], Sequence[int]]
+_SPACE = re.compile(r"\s")
+
+
+@dataclass(frozen=True, slots=True)
+class ArmScores:
+    """Means over all questions: recall@k is the share of a question's relevant documents among the first k.
+
+    `evidence` is the share of a question's evidence sentences that stand in the first k chunks, over the questions
+    that have some; empty where none has.
+    """
+
+    recall: dict[int, float]
+    mrr10: float
+    ndcg10: float
+    evidence: dict[int, float]
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalReport:
+    documents: int
+    chunks: int
+    queries: int
+    arms: dict[str, ArmScores]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The layout of `kbqa eval retrieval --json`."""
+        return {
+            "documents": self.documents,
+            "chunks": self.chunks,
+            "queries": self.queries,
+            "arms": {
+                name: {
+                    **{f"recall@{k}": round(value, 4) for k, value in arm.recall.items()},
+                    "mrr@10": round(arm.mrr10, 4),
+                    "ndcg@10": round(arm.ndcg10, 4),
+                    **{f"evidence_recall@{k}": round(value, 4) for k, value in arm.evidence.items()},
+                    "latency_ms": {"p50": round(arm.p50_ms, 2), "p99": round(arm.p99_ms, 2)},
+                }
+                for name, arm in self.arms.items()
+            },
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def evaluate_retrieval(folder: Path, open_base: OpenBase, limit: int | None = None, seed: int = 0) -> RetrievalReport:
+    """Recall, MRR, nDCG and latency of the lexical arm, the dense arm and both fused, on at most `limit` questions."""
+    start = time.perf_counter()
+    benchmark = load_benchmark(folder)
+    questions = sampled(benchmark.judged, limit, seed)
+    if not questions:
+        raise ConfigError(f"{folder}: no question has a relevant document (qrels.tsv, or `file` in qa.jsonl)")
+    with opened(benchmark, open_base) as kb:
+        arms = {name: _score(questions, kb, arm) for name, arm in _arms(kb).items()}
+        documents, chunks = len(kb.store.documents()), kb.store.chunk_count
+    return RetrievalReport(documents, chunks, len(questions), arms, time.perf_counter() - start)
+
+
+def _arms(kb: KnowledgeBase) -> dict[str, Arm]:
+    def lexical(question: str) -> Sequence[int]:
+        return [chunk_id for chunk_id, _ in kb.store.search_words(question_terms(question), DEEP)]
+
+    def dense(question: str) -> Sequence[int]:
+        return [chunk_id for chunk_id, _ in kb.store.search_vectors(kb.embedder.embed_query(question), DEEP)]
+
+    def hybrid(question: str) -> Sequence[int]:
+        try:
+            return [hit.chunk.id for hit in kb.search(question, DEEP).hits]
+        except QuestionError:  # a benchmark may hold an empty question: nothing is found for it
+            return []
+
+    return {"lexical": lexical, "dense": dense, "hybrid": hybrid}
+
+
+def _score(questions: Sequence[Question], kb: KnowledgeBase, arm: Arm) -> ArmScores:
+    recall = dict.fromkeys(CUTOFFS, 0.0)
+    evidence: dict[int, list[float]] = {k: [] for k in CUTOFFS}
+    mrr = ndcg = 0.0
+    latencies = []
+    for question in questions:
+        start = time.perf_counter()
+        ids = arm(question.text)
+        latencies.append((time.perf_counter() - start) * 1000)
+        chunks = kb.store.chunks(ids)
+        found = [chunks[i] for i in ids if i in chunks]
+        ranked = list(dict.fromkeys(chunk.source for chunk in found))[: max(CUTOFFS)]
+        relevant = question.relevant
+        for k in CUTOFFS:
+            recall[k] += len(relevant.keys() & set(ranked[:k])) / len(relevant)
+            if question.evidence:
+                evidence[k].append(_told(question.evidence, [chunk.text for chunk in found[:k]]))
+        mrr += next((1 / rank for rank, document in enumerate(ranked, 1) if document in relevant), 0.0)
+        ndcg += _ndcg([relevant.get(document, 0) for document in ranked], relevant.values())
+    count = len(questions)
+    latencies.sort()
+    return ArmScores(
+        {k: value / count for k, value in recall.items()},
+        mrr / count,
+        ndcg / count,
+        {k: sum(values) / len(values) for k, values in evidence.items() if values},
+        latencies[count // 2],
+        latencies[min(count - 1, int(count * 0.99))],
+    )
+
+
+def _told(evidence: Sequence[str], texts: Sequence[str]) -> float:
+    """The share of the sentences that stand in one of the texts, white space aside."""
+    bare = [_SPACE.sub("", text) for text in texts]
+    return sum(any(_SPACE.sub("", sentence) in text for text in bare) for sentence in evidence) / len(evidence)
+
+
+def _ndcg(grades: Sequence[int], possible: Iterable[int]) -> float:
+    """nDCG@10 with the grades as gains (Järvelin and Kekäläinen 2002)."""
+    ideal = sorted(possible, reverse=True)[:10]
+    return _dcg(grades) / _dcg(ideal) if ideal else 0.0
+
+
+def _dcg(gains: Sequence[int]) -> float:
+    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
