@@ -4,7 +4,8 @@ from kbqa.build import Installation
 from kbqa.config import Config, Home, RetrievalConfig
 from kbqa.errors import QuestionError
 from kbqa.retriever import expand, standalone
-from kbqa.types import Block, Document
+from kbqa.retriever.subject import named
+from kbqa.types import Block, Chunk, Document
 
 TEXTS = {
     "年假.md": "员工每年享有十天带薪年假。年假可以顺延至次年3月31日。",
@@ -128,3 +129,52 @@ def test_a_hit_inside_the_passage_of_a_better_one_is_not_shown_twice(tmp_path):
         hits = base.search("员工的事情如何办理", 10).hits
         ids = [chunk.id for _, chunks in expand(hits, base.store, 1) for chunk in chunks]
     assert len(ids) == len(set(ids))
+
+
+REPORTS = {
+    "蓝天旅游有限公司": "二零二一年公司治理报告。员工健康与安全计划使员工满意度上升。",
+    "建天建筑有限公司": "本年度公司实施了员工健康与安全计划，员工健康与安全计划的培训使员工满意度提升百分之五。",
+    "绿源环保有限公司": "公司的员工健康与安全计划和人才发展计划提升了员工满意度，员工满意度达到百分之九十。",
+}
+
+
+@pytest.fixture
+def reports(tmp_path):
+    installation = Installation(Home(tmp_path), Config())
+    made = [
+        Document(f"{number}.md", title, (Block("text", text),), f"{number:064}", "md")
+        for number, (title, text) in enumerate(REPORTS.items())
+    ]
+    with installation.temporary_base(tmp_path / "库", made) as base:
+        yield base
+
+
+@pytest.mark.parametrize("company", REPORTS)
+def test_a_document_that_the_question_names_comes_before_others_that_say_the_same(reports, company):
+    question = f"{company}的员工健康与安全计划如何提升员工满意度？"
+    assert reports.search(question).hits[0].chunk.title == company
+
+
+def chunk(number, title, text):
+    return Chunk(f"{number}.md", 0, text, (0, len(text)), title=title, id=number)
+
+
+def test_a_title_that_every_passage_mentions_names_no_document():
+    manual = [chunk(1, "TiDB", "概述"), *(chunk(n, f"第{n}章", "TiDB 支持备份") for n in range(2, 9))]
+    assert named("TiDB 如何备份？", manual) == {}
+
+
+def test_a_title_is_named_only_whole():
+    books = [chunk(1, "员工手册", "甲"), chunk(2, "外包员工手册", "乙"), chunk(3, "Acme", "丙")]
+    assert named("外包员工手册规定年假几天？", books) == {"外包员工手册": 1.0}
+    assert named("员工手册规定年假几天？", books) == {"员工手册": 1.0}
+    assert named("Acmeville 在哪里？", books) == {}
+    assert named("ACME公司在哪里？", books) == {"Acme": 1.0}
+
+
+def test_without_a_dense_weight_only_words_count(tmp_path):
+    installation = Installation(Home(tmp_path), Config(retrieval=RetrievalConfig(dense_weight=0.0)))
+    with installation.temporary_base(tmp_path / "库", documents()) as base:
+        hits = base.search("备份数据保存多少天？", 10).hits
+    assert hits[0].chunk.source == "备份.md"
+    assert {hit.dense for hit in hits} == {None}

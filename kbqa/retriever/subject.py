@@ -1,0 +1,57 @@
+"""Documents that the question names: 「根据《差旅管理办法》……」, 「蓝天旅游有限公司2021年的营业收入」.
+
+Most passages of a long document do not name its subject, so one about another company that says the same things in
+other words often shares more words with the question. A title that stands in the question, whole, tells them apart,
+unless it is a word that everybody uses: in a manual of TiDB, a page called "TiDB" is nothing special.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from kbqa.analyzer import fold
+from kbqa.types import Chunk
+
+__all__ = ["named"]
+
+SHORTEST = 2  # characters of a title
+LOOKED_AT = 20  # passages of other documents
+RARITY = 3  # power: a title that half of them hold counts an eighth
+
+
+def named(question: str, candidates: Iterable[Chunk]) -> dict[str, float]:
+    """title -> how surely the question names the document of that title, in (0, 1]; titles not named are left out.
+
+    `candidates` come best first. A title within a longer one that is named as well (员工手册 in 外包员工手册) is not.
+    """
+    question = fold(question)
+    chunks = list(candidates)
+    titles = {title: fold(title).strip() for title in dict.fromkeys(chunk.title for chunk in chunks)}
+    found = {title: folded for title, folded in titles.items() if _stands_in(folded, question)}
+    longest = {
+        title: folded
+        for title, folded in found.items()
+        if not any(folded != other and folded in other for other in found.values())
+    }
+    sure = {
+        title: _rarity(folded, [chunk for chunk in chunks if chunk.title != title]) for title, folded in longest.items()
+    }
+    return {title: rarity for title, rarity in sure.items() if rarity}
+
+
+def _rarity(title: str, others: Sequence[Chunk]) -> float:
+    """1 when no passage of another document holds the title, 0 when all do."""
+    looked_at = others[:LOOKED_AT]
+    return (1 - sum(title in fold(chunk.text) for chunk in looked_at) / max(1, len(looked_at))) ** RARITY
+
+
+def _stands_in(title: str, question: str) -> bool:
+    """Letters and digits must not go on beyond it: "acme" does not stand in "acmeville"."""
+    if len(title) < SHORTEST or title not in question:
+        return False
+    return re.search(f"{_edge(title[0])}{re.escape(title)}{_edge(title[-1])}", question, re.ASCII) is not None
+
+
+def _edge(character: str) -> str:
+    return r"\b" if character.isascii() and character.isalnum() else ""
