@@ -5,17 +5,22 @@ import hashlib
 import importlib.util
 import io
 import json
+import random
 import socket
+import struct
 import sys
 import zipfile
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+import xlsbkit
 
 from kbqa.errors import DocumentError
 from kbqa.readers import ReadOptions, is_ignored, read, supports
 from kbqa.readers.fallback import offline
+from kbqa.readers.numberformat import cell_text, parse_format
+from kbqa.readers.xls import formats_of
 
 RULES = "员工出差须提前三个工作日在协同办公系统提交《出差申请单》，经部门负责人审批后方可购票。"
 
@@ -346,6 +351,203 @@ def test_cells_read_as_a_person_sees_them(tmp_path):
     document = read(workbook(tmp_path / "a.xlsx", fill))
     assert tables(document) == [["项目 | 完成率 | 日期 | 编号", "甲｜乙 丙 | 98.5% | 2024-06-28 | 000123"]]
     assert "内部备注" in document.text
+
+
+def test_a_binary_workbook_is_read_like_any_other(tmp_path):
+    kit = xlsbkit
+    strings = ["地区", "职级", "住宿标准", "占比", "生效日期", "北京", "总监", "员工"]
+    rates = kit.sheet(
+        [
+            [kit.inline("2024年差旅费标准（单位：元）")],
+            [kit.shared(number) for number in range(5)],
+            [kit.shared(5), kit.shared(6), kit.whole(800), kit.real(0.985, "0.0%"), kit.whole(45306, "yyyy-mm-dd")],
+            [None, kit.shared(7), kit.whole(550.25), kit.whole(1, "0%"), kit.real(45323.5, "yyyy-mm-dd")],
+        ],
+        merged=[(0, 0, 0, 4), (2, 0, 3, 0)],
+    )
+    limits = kit.sheet(
+        [
+            [kit.inline("项目"), kit.inline("上限", short=True), kit.inline("时长", short=True)],
+            [kit.inline("室温"), kit.whole(36.5, '0.0"℃"', short=True), kit.real(1.25, "[h]:mm")],
+            [kit.inline("巡检"), kit.Cell(3, b"\7"), kit.Cell(4, b"\1")],
+        ]
+    )
+    notes = kit.comments((2, 2, "含早餐"))
+    document = read(written(tmp_path / "标准.xlsb", kit.xlsb({"标准": rates, "限值": limits}, strings, notes)))
+    assert document.reader == "xlsb"
+    assert shapes(document) == [
+        ("heading", "标准"),
+        ("heading", "2024年差旅费标准（单位：元）"),
+        (
+            "table",
+            "地区 | 职级 | 住宿标准 | 占比 | 生效日期\n"
+            "北京 | 总监 | 800 | 98.5% | 2024-01-15\n"
+            "北京 | 员工 | 550.25 | 100% | 2024-02-01 12:00:00",
+        ),
+        ("text", "批注（C3）：含早餐"),
+        ("heading", "限值"),
+        ("table", "项目 | 上限 | 时长\n室温 | 36.5℃ | 30:00:00\n巡检 |  | TRUE"),
+    ]
+
+
+def test_dates_of_a_binary_workbook_may_count_from_1904(tmp_path):
+    cells = xlsbkit.sheet([[xlsbkit.inline("日期"), xlsbkit.whole(43844, "yyyy-mm-dd")]])
+    data = xlsbkit.xlsb({"甲": cells}, since_1904=True)
+    assert tables(read(written(tmp_path / "a.xlsb", data))) == [["日期 | 2024-01-15"]]
+
+
+def outcome(path: Path) -> str:
+    """The format that was read, or the kind of the DocumentError. Anything else that is raised is a bug."""
+    try:
+        return read(path).reader
+    except DocumentError as error:
+        return error.kind
+
+
+def test_a_damaged_binary_workbook_fails_alone(tmp_path):
+    dice = random.Random(5)
+    whole = xlsbkit.sheet([[xlsbkit.inline(RULES), xlsbkit.whole(7)], [xlsbkit.shared(0)]])
+    outcomes = set()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[dice.randrange(len(whole))] = dice.randrange(256)
+        path = written(tmp_path / "a.xlsb", xlsbkit.xlsb({"甲": bytes(damaged)}, ["乙"]))
+        outcomes.add(outcome(path))
+    assert {"xlsb", "corrupt"} <= outcomes <= {"xlsb", "corrupt", "empty", "too-large"}
+    far = xlsbkit.sheet([[xlsbkit.inline("近")]]).replace(
+        xlsbkit.record(146), xlsbkit.record(0, b"\0\0\x0f\0") + xlsbkit.inline("远").bytes(9000) + xlsbkit.record(146)
+    )
+    assert failure(written(tmp_path / "b.xlsb", xlsbkit.xlsb({"甲": far}))).kind == "too-large"
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("0.0%", "150.0%"),
+        ('"¥"#,##0.00', "¥1.5"),
+        ("[$¥-804]#,##0.00;[Red]-[$¥-804]#,##0.00", "¥1.5"),
+        ('_ ¥* #,##0.00_ ;_ ¥* -#,##0.00_ ;_ ¥* "-"??_ ;_ @_ ', "¥1.5"),
+        ('0.0"元/晚"', "1.5元/晚"),
+        ("General\\台", "1.5台"),
+        ("#,##0_);(#,##0)", "1.5"),
+        ('0!.0,"万"', "1.5"),  # shows 0.0万: the unit would not fit the figure
+        ('[>100]"高";"低"', "1.5"),
+        ("# ?/?", "1.5"),
+        ("0.00E+00", "1.5"),
+        ('yyyy"年"m"月"d"日"', "1900-01-01 12:00:00"),
+        ("[h]:mm", "36:00:00"),
+    ],
+)
+def test_a_number_is_read_with_the_signs_that_its_format_shows(code, shown):
+    assert cell_text(1.5, parse_format(code)) == shown
+
+
+def test_numbers_keep_leading_zeros_and_units(tmp_path):
+    def fill(book):
+        sheet = book.active
+        sheet.append(["工号", "单价", "体温"])
+        sheet.append([7, 1234.5, 36.5])
+        for cell, code in (("A2", "00000"), ("B2", '"¥"#,##0.00'), ("C2", '0.0"℃"')):
+            sheet[cell].number_format = code
+
+    assert tables(read(workbook(tmp_path / "a.xlsx", fill)))[0][1] == "00007 | ¥1234.5 | 36.5℃"
+
+
+def test_comments_and_text_boxes_of_a_sheet_are_read(tmp_path):
+    def fill(book):
+        from openpyxl.comments import Comment
+
+        book.active.append(["型号", "价格"])
+        book.active.append(["LQ-1", 800])
+        book.active["B2"].comment = Comment("此价含税", "张三")
+
+    path = workbook(tmp_path / "a.xlsx", fill)
+    with zipfile.ZipFile(path) as package:
+        members = {name: package.read(name) for name in package.namelist()}
+    relations = "xl/worksheets/_rels/sheet1.xml.rels"
+    members[relations] = members[relations].replace(
+        b"</Relationships>",
+        b'<Relationship Id="box" Type="http://x/drawing" Target="../drawings/box.xml"/></Relationships>',
+    )
+    members["xl/drawings/box.xml"] = "<d><sp><txBody><p><r><t>三月起</t></r><r><t>执行</t></r></p></txBody></sp></d>"
+    with zipfile.ZipFile(path, "w") as package:
+        for name, content in members.items():
+            package.writestr(name, content)
+    assert [text for kind, text in shapes(read(path)) if kind == "text"] == ["批注（B2）：此价含税", "三月起执行"]
+
+
+ODS = """<document-content xmlns="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+ xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+ xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0"
+ xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"><body><spreadsheet><table:table table:name="标准">
+<table:table-row><table:table-cell table:number-columns-spanned="4"><text:p>差旅标准</text:p></table:table-cell>
+ <table:covered-table-cell table:number-columns-repeated="3"/></table:table-row>
+<table:table-row>{header}<table:table-cell table:number-columns-repeated="16380"/></table:table-row>
+<table:table-row><table:table-cell table:number-rows-spanned="2"><text:p>北京</text:p></table:table-cell>
+ <table:table-cell office:value-type="currency" office:value="1800.5"><office:annotation><text:p>含早</text:p>
+ </office:annotation><text:p>¥1,800.50</text:p></table:table-cell>
+ <table:table-cell office:value-type="percentage" office:value="0.985"><text:p>98.5%</text:p></table:table-cell>
+ <table:table-cell office:value-type="date" office:date-value="2024-01-15"><text:p>24/1/15</text:p></table:table-cell>
+</table:table-row>
+<table:table-row table:number-rows-repeated="2"><table:covered-table-cell/>
+ <table:table-cell office:value-type="float" office:value="0.3333333"><text:p>0.33</text:p></table:table-cell>
+ <table:table-cell office:value-type="string"><text:p>#DIV/0!</text:p></table:table-cell>
+ <table:table-cell office:value-type="boolean" office:boolean-value="true"><text:p>真</text:p></table:table-cell>
+</table:table-row>
+<table:table-row table:number-rows-repeated="1048000"><table:table-cell table:number-columns-repeated="16384"/>
+</table:table-row></table:table></spreadsheet></body></document-content>"""
+
+
+def ods(path: Path, content: str) -> Path:
+    with zipfile.ZipFile(path, "w") as package:
+        package.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        package.writestr("content.xml", content)
+    return path
+
+
+def test_an_open_spreadsheet_is_read_like_any_other(tmp_path):
+    header = "".join(
+        f"<table:table-cell><text:p>{name}</text:p></table:table-cell>" for name in "城市 单价 占比 日期".split()
+    )
+    document = read(ods(tmp_path / "a.ods", ODS.format(header=header)))
+    assert shapes(document) == [
+        ("heading", "标准"),
+        ("heading", "差旅标准"),
+        (
+            "table",
+            "城市 | 单价 | 占比 | 日期\n北京 | ¥1800.50 | 98.5% | 2024-01-15\n"
+            "北京 | 0.3333333 |  | TRUE\n | 0.3333333 |  | TRUE",
+        ),
+        ("text", "批注（B3）：含早"),
+    ]
+
+
+def test_an_open_spreadsheet_that_repeats_a_cell_without_end_is_refused(tmp_path):
+    cell = '<table:table-cell table:number-columns-repeated="999999999"><text:p>多</text:p></table:table-cell>'
+    assert failure(ods(tmp_path / "a.ods", ODS.format(header=cell))).kind == "too-large"
+
+
+def test_percentages_of_an_old_excel_file_are_told():
+    def part(*records):
+        return b"".join(struct.pack("<HH", kind, len(content)) + content for kind, content in records)
+
+    code, title = "0.0%", "标准"
+    styles = [(0xE0, struct.pack("<HH", 0, number) + bytes(16)) for number in (0, 164)]
+    cells = [
+        (0x203, struct.pack("<3Hd", 4, 2, 1, 0.985)),
+        (0xBD, struct.pack("<2HHIHIH", 5, 0, 0, 0, 1, 0, 1)),
+    ]
+    sheet = part((0x809, struct.pack("<HH", 0x600, 0x10)), *cells, (0x0A, b""))
+
+    def globals_(start):
+        name = struct.pack("<IBBBB", start, 0, 0, len(title), 1) + title.encode("utf-16-le")
+        named = (0x41E, struct.pack("<HHB", 164, len(code), 0) + code.encode())
+        return part((0x809, struct.pack("<HH", 0x600, 5)), named, *styles, (0x85, name), (0x0A, b""))
+
+    stream = globals_(len(globals_(0))) + sheet
+    percent = parse_format(code)
+    assert formats_of(stream) == {"标准": {(4, 2): percent, (5, 1): percent}}
+    assert formats_of(stream[:30]) == {}
 
 
 def test_two_tables_below_each_other_keep_their_own_headers(tmp_path):

@@ -45,22 +45,22 @@ def _blocks(parent: Element | None, page: int | None = None) -> Iterator[Block]:
     for element in parent if parent is not None else ():
         kind = name(element)
         if kind == "h":
-            yield heading_block(_text(element), int(attribute(element, "outline-level") or 1), page)
+            yield heading_block(paragraph_text(element), int(attribute(element, "outline-level") or 1), page)
             yield from _anchored(element, page)
         elif kind == "p":
-            yield text_block(_text(element), page)
+            yield text_block(paragraph_text(element), page)
             yield from _anchored(element, page)
         elif kind == "list":
             yield text_block("\n".join(_items(element, 0)), page)
         elif kind == "table":
             yield from table_blocks(expand(_spans(list(_rows(element)))), _header_rows(element) or None, page)
         elif kind == "frame" and attribute(element, "class") == "title":
-            yield heading_block(" ".join(_text(p) for p in descendants(element, "p")), 1, page)
+            yield heading_block(" ".join(paragraph_text(p) for p in descendants(element, "p")), 1, page)
         elif kind not in _SKIPPED:
             yield from _blocks(element, page)
 
 
-def _text(element: Element) -> str:
+def paragraph_text(element: Element) -> str:
     """The text of a paragraph; what is anchored in it (boxes, notes) comes after it."""
     parts = [element.text or ""]
     for child in element:
@@ -72,7 +72,7 @@ def _text(element: Element) -> str:
         elif kind == "line-break":
             parts.append("\n")
         elif kind not in ("note", "annotation", "frame", "custom-shape", "bookmark"):
-            parts.append(_text(child))
+            parts.append(paragraph_text(child))
         parts.append(child.tail or "")
     return "".join(parts)
 
@@ -82,7 +82,7 @@ def _anchored(paragraph: Element, page: int | None) -> Iterator[Block]:
         kind = name(element)
         if kind in ("note", "annotation"):
             body = first(element, "note-body") if kind == "note" else element
-            words = " ".join(_text(p) for p in descendants(body, "p"))
+            words = " ".join(paragraph_text(p) for p in descendants(body, "p"))
             yield text_block(("注：" if kind == "note" else "批注：") + one_line(words), page)
         elif kind in ("text-box", "custom-shape"):
             yield from _blocks(element, page)
@@ -93,7 +93,7 @@ def _items(element: Element, depth: int) -> Iterator[str]:
         for child in item:
             if name(child) == "list":
                 yield from _items(child, depth + 1)
-            elif name(child) in ("p", "h") and (text := _text(child).strip()):
+            elif name(child) in ("p", "h") and (text := paragraph_text(child).strip()):
                 yield "  " * depth + "- " + text
 
 
@@ -116,7 +116,7 @@ def _spans(rows: list[Element]) -> Iterator[Spans]:
         for cell in row:
             repeat = min(_MAX_REPEAT, int(attribute(cell, "number-columns-repeated") or 1))
             if name(cell) == "table-cell":
-                text = " ".join(filter(None, (_text(p).strip() for p in descendants(cell, "p"))))
+                text = " ".join(filter(None, (paragraph_text(p).strip() for p in descendants(cell, "p"))))
                 height = int(attribute(cell, "number-rows-spanned") or 1)
                 width = int(attribute(cell, "number-columns-spanned") or 1)
                 for copy in range(repeat if text else 0):
