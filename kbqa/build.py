@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kbqa.analyzer import VERSION as ANALYZER
 from kbqa.chain import KnowledgeBase
-from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, check_name, load_config
+from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, check_name, ingest_command, load_config
 from kbqa.errors import ConfigError, IndexMismatch, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
 from kbqa.ingest import Ingestion, OnFile, Plan
 from kbqa.retriever import Retriever
@@ -78,10 +78,10 @@ class Installation:
         folder = self.home.base(name)
         if not Store.exists(folder):
             if self.home.documents(name).is_dir():
-                raise UnknownKnowledgeBase(f"{name} has not been built yet; run `kbqa ingest --kb {name}`")
+                raise UnknownKnowledgeBase(f"{name} has not been built yet; run `{ingest_command(name)}`")
             error = self.unknown(name)
             raise UnknownKnowledgeBase(
-                f"{error}; put documents into {self.home.documents(name)} and run `kbqa ingest --kb {name}`"
+                f"{error}; put documents into {self.home.documents(name)} and run `{ingest_command(name)}`"
             )
         return Store.open(folder)
 
@@ -179,7 +179,7 @@ class Installation:
             if store.passport.splitter != self.splitter.fingerprint:
                 raise IndexMismatch(
                     f"{name} was cut with other splitter settings ({in_words(store.passport.splitter)}) than those of "
-                    f"config.yaml ({in_words(self.splitter.fingerprint)}); run `kbqa ingest --kb {name} --rebuild` "
+                    f"config.yaml ({in_words(self.splitter.fingerprint)}); run `{ingest_command(name, rebuild=True)}` "
                     "or change the splitter section back"
                 )
         except IndexMismatch:
@@ -192,13 +192,14 @@ class Installation:
         if made.analyzer != ANALYZER:
             raise IndexMismatch(
                 f"{name} was built with version {made.analyzer} of the text analyzer, this kbqa has {ANALYZER}; "
-                f"run `kbqa ingest --kb {name} --rebuild`"
+                f"run `{ingest_command(name, rebuild=True)}`"
             )
         if made.embedder_fingerprint != self.embedder.fingerprint:
+            built, now = (f"{part.embedder} ({part.dim} dimensions)" for part in (made, self.passport))
             raise IndexMismatch(
-                f"{name} was built with the embedder {made.embedder} ({made.dim} dimensions), config.yaml names "
-                f"{self.embedder.name} ({self.embedder.dim}), or its files have changed; "
-                f"run `kbqa ingest --kb {name} --rebuild` or change the embedder section"
+                f"{name} was built with the embedder {built}, "
+                + (f"config.yaml names {now}; " if built != now else "whose files have changed since; ")
+                + f"run `{ingest_command(name, rebuild=True)}` or change the embedder section"
             )
 
 

@@ -28,8 +28,10 @@ __all__ = [
     "PromptConfig",
     "RetrievalConfig",
     "SplitterConfig",
+    "as_argument",
     "check_name",
     "find_home",
+    "ingest_command",
     "load_config",
     "stray_variables",
 ]
@@ -148,7 +150,8 @@ def find_home(given: str | Path | None = None) -> Home:
         if folder.is_file():
             raise ConfigError(f"the home {folder} is a file, not a folder; name the folder with config.yaml in it")
         if not folder.is_dir():
-            raise ConfigError(f"the home folder {folder} does not exist; create it with `kbqa init {folder}`")
+            create = f"kbqa init {as_argument(str(folder))}"
+            raise ConfigError(f"the home folder {folder} does not exist; create it with `{create}`")
         return Home(folder)
     here = Path.cwd()
     return Home(next((folder for folder in (here, *here.parents) if (folder / "config.yaml").is_file()), here))
@@ -170,6 +173,16 @@ def check_name(name: str) -> str:
             "starting with a letter or digit, at most 120 bytes"
         )
     return name
+
+
+def as_argument(text: str) -> str:
+    """A name or a path as it is typed in any shell, for the commands that messages propose."""
+    return f'"{text}"' if " " in text else text
+
+
+def ingest_command(name: str, rebuild: bool = False) -> str:
+    """The command that builds the base `name`, the remedy in many a message."""
+    return f"kbqa ingest --kb {as_argument(name)}" + (" --rebuild" if rebuild else "")
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -239,8 +252,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         loaded = None if tree is None else loader.construct_document(tree)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
@@ -310,11 +325,11 @@ def _checked(key: str, wanted: Any, value: Any) -> Any:
         return float(value)
     expected = dict if get_origin(wanted) is not None else wanted
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise ConfigError(f"{key} is {value!r}; it must be a {_TYPE_NAMES[expected]}")
+        raise ConfigError(f"{key} is {value!r}; it must be {_TYPE_NAMES[expected]}")
     return value
 
 
-_TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", dict: "mapping"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
 
 
 def _check(config: Config) -> None:
@@ -344,7 +359,7 @@ def _check(config: Config) -> None:
     ]
     for key, value, low, high in limits:
         if not low <= value <= high:
-            raise ConfigError(f"{key} is {value:g}; it must lie between {low:g} and {high:g}")
+            raise ConfigError(f"{key} is {value:.10g}; it must lie between {low:.10g} and {high:.10g}")
     _check_template(config.prompt.template)
     needed = {
         "embedder": {"sentence-transformers": ["model"], "openai": ["base_url", "model"], "langchain": ["import_path"]},

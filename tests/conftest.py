@@ -50,3 +50,21 @@ def mounts():
             subprocess.run(["umount", "-l", str(where)], check=True)
 
     return mounted
+
+
+@pytest.fixture
+def no_file_grows():
+    """`with no_file_grows(16384)`: files of this process end at so many bytes. Then SQLite cannot make its shared
+    memory, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextmanager
+    def limited(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

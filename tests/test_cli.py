@@ -111,6 +111,14 @@ def test_init_says_what_to_do_next(tmp_path):
     assert "ask" in printed
 
 
+def test_init_leaves_no_half_written_file(tmp_path, no_file_grows):
+    with no_file_grows(1000):
+        assert "config.yaml" in Shell(tmp_path)("init", code=1).stderr
+    assert not (tmp_path / "config.yaml").exists()
+    Shell(tmp_path)("init")
+    assert (tmp_path / "config.yaml").stat().st_size > 1000
+
+
 def test_init_refuses_a_file(tmp_path):
     (tmp_path / "x").touch()
     assert "is a file" in Shell(tmp_path)("init", tmp_path / "x", code=1).stderr
@@ -226,6 +234,18 @@ def test_add_copies_and_takes_in(shell, tmp_path_factory):
 
 
 @posix
+def test_add_says_where_the_files_are_when_the_base_cannot_take_them(shell, tmp_path_factory):
+    shell.put("手册.md", HANDBOOK)
+    shell("ingest")
+    (shell.home / "config.yaml").write_text("splitter: {size: 120, overlap: 20}", encoding="utf-8")
+    new = tmp_path_factory.mktemp("elsewhere") / "新.txt"
+    new.write_text("新的规定。", encoding="utf-8")
+    told = shell("add", new, "--kb", "default", code=1).stderr
+    assert "knowledge/default now, but not taken in yet" in told
+    assert "--rebuild" in told
+    assert (shell.home / "knowledge" / "default" / "新.txt").is_file()
+
+
 def test_names_that_could_play_with_a_terminal_are_spelled_out(shell):
     shell.put("坏\n名\x1b]0;x\x07.txt", "一些内容在这里。")
     printed = shell("ingest").stdout
@@ -366,6 +386,26 @@ def test_list_marks_a_damaged_base_and_shows_the_others(shell):
     assert "is damaged" in next(line for line in printed.splitlines() if line.startswith("坏\t"))
 
 
+def test_list_marks_a_base_that_may_not_be_looked_into_and_shows_the_others(shell, monkeypatch):
+    """Root may look everywhere, hence the stand-in."""
+    shell.put("手册.md", HANDBOOK)
+    shell.put("别的.md", HANDBOOK, kb="别的")
+    shell("ingest")
+    shell("ingest", "--kb", "别的")
+    look = Path.stat
+
+    def stat(path, **options):
+        if path.parent.name == "default":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    shut, other = shell.json("kb", "list")[0]["bases"]
+    assert "cannot be opened; give this user the right" in shut["error"]
+    assert other["documents"] == 1
+    assert "give this user the right" in shell("ask", "年假", code=1).stderr
+
+
 def test_show_tells_what_a_base_was_built_with(built):
     (told,) = built.json("kb", "show", "default")
     assert {"name", "documents", "failed", "chunks", "bytes", "knowledge", "vectorstore", "passport"} <= set(told)
@@ -456,7 +496,11 @@ def test_verify_finds_and_mends_a_damaged_index(shell):
         (["ingest", "--kb", "没有"], "there is no folder"),
         (["add", "没有.txt", "--kb", "default"], "there is no file"),
         (["add", "没有.txt", "--kb", "../x"], "cannot name a knowledge base"),
+        (["ask", "问", "--kb", "两 个"], '`kbqa ingest --kb "两 个"`'),
         (["read", "没有.txt"], "there is no file"),
+        (["read", ""], "a path is empty"),
+        (["add", "", "--kb", "default"], "a path is empty"),
+        (["ingest", ""], "a path is empty"),
         (["read", "."], "is not a file"),
         (["add", ".", "--kb", "default"], "is a folder"),
         (["ask", "问", "--kb", "CON"], "reserved"),

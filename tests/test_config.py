@@ -117,6 +117,8 @@ def test_a_whole_number_serves_where_a_fraction_is_wanted(load):
         ("retrieval: {k: true}", ["retrieval.k", "True", "whole number"]),
         ("retrieval: {k: 0}", ["retrieval.k", "0", "between 1 and 1000"]),
         ("retrieval: {min_confidence: 1.5}", ["retrieval.min_confidence", "1.5", "between 0 and 1"]),
+        ("knowledge: {memory_mb: 8}", ["knowledge.memory_mb is 8", "between 256 and 1000000"]),
+        ("prompt: {template: 5}", ["prompt.template is 5; it must be text"]),
         ("knowledge: {workers: -1}", ["knowledge.workers", "-1", "negative"]),
         ("knowledge: {ocr: maybe}", ["knowledge.ocr", "'maybe'", "true or false"]),
         ("knowledge: {default: ../etc}", ["'../etc'", "cannot name a knowledge base"]),
@@ -189,7 +191,11 @@ def test_an_error_that_the_file_made_names_no_variable(load):
 
 def test_a_file_that_is_no_text_is_an_error(tmp_path):
     (tmp_path / "config.yaml").write_bytes("knowledge: {default: 制度}".encode("gb18030"))
-    with pytest.raises(ConfigError, match=r"config\.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"config\.yaml is not UTF-8 text; save it as UTF-8"):
+        load_config(Home(tmp_path), {})
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "config.yaml").mkdir()
+    with pytest.raises(ConfigError, match=r"config\.yaml cannot be read: \w"):
         load_config(Home(tmp_path), {})
 
 

@@ -83,6 +83,17 @@ def test_a_backup_that_cannot_be_written_leaves_nothing(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["制度"]
 
 
+def test_a_base_that_could_not_be_restored_is_not_backed_up(folder, tmp_path):
+    catalogue = folder / "kb.sqlite"
+    pages = bytearray(catalogue.read_bytes())
+    for at in range(20_000, len(pages) - 8192, 8192):
+        pages[at : at + 500] = b"\xaa" * 500
+    catalogue.write_bytes(pages)
+    with pytest.raises(KnowledgeBaseError, match=r"kb\.sqlite is damaged"):
+        backup(folder, tmp_path / "备份.zip")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_restoring_over_a_base_must_be_asked_for_and_open_readers_follow(folder, tmp_path):
     backup(folder, tmp_path / "b.zip")
     with Store.open(folder, LOW) as reader:

@@ -372,23 +372,6 @@ def test_a_base_on_a_full_disk_is_searched_and_can_be_deleted(tmp_path, mounts):
             assert_found(store, {"3.md", "后来.md"})
 
 
-@pytest.fixture
-def no_file_grows():
-    """No file of this process may be longer than 16 KiB: SQLite cannot make its shared memory, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    @contextmanager
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (16384, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limited
-
-
 @pytest.mark.parametrize("left", ["closed", "killed"])
 @pytest.mark.parametrize("damage", ["", "vectors", "words"])
 def test_where_no_file_can_grow_a_base_is_searched_all_the_same(folder, no_file_grows, monkeypatch, left, damage):
@@ -401,7 +384,7 @@ def test_where_no_file_can_grow_a_base_is_searched_all_the_same(folder, no_file_
     if damage:
         spoil(derived(folder, damage), "changed")
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
-    with no_file_grows():
+    with no_file_grows(16384):
         store = Store.open(folder, LOW)
         assert_found(store, sources)
         with pytest.raises(KnowledgeBaseError, match=r"allows no larger file.*run the command again"), store.write():
@@ -416,7 +399,7 @@ def test_a_reader_without_shared_memory_is_told_when_somebody_wrote_meanwhile(fo
     filled(folder)
     count = "SELECT count(*) FROM documents"
     with closing(Pool(folder / "kb.sqlite")) as pool:
-        with no_file_grows(), pool.reading() as connection:
+        with no_file_grows(16384), pool.reading() as connection:
             assert connection.execute(count).fetchone() == (20,)
         told = pytest.raises(KnowledgeBaseBusy, match="was written to while it was being read; try again")
         with told, pool.reading(), Store.open(folder, LOW) as store, store.write() as writer:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kbqa.cli.common import Group, Session, base_name, known_names, pass_session
+from kbqa.cli.common import FilePath, Group, Session, base_name, known_names, pass_session
 from kbqa.cli.ingesting import print_files, print_report
 from kbqa.cli.screen import complain, print_json, say, shown, table
+from kbqa.config import ingest_command
 from kbqa.errors import ConfigError, KbqaError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _summary_or_error(installation: Installation, name: str) -> dict[str, Any]:
 def _row(row: dict[str, Any]) -> tuple[object, ...]:
     if "error" in row:
         return row["name"], None, None, None, None, row["error"]
-    note = "" if row["built"] else f"not built: kbqa ingest --kb {row['name']}"
+    note = "" if row["built"] else f"not built: {ingest_command(row['name'])}"
     return row["name"], row["documents"], row["failed"], row["chunks"], _size(row["bytes"]), note
 
 
@@ -210,7 +211,7 @@ def verify(session: Session, name: str, no_mend: bool) -> None:
 
 @bases.command()
 @name_argument
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @pass_session
 def backup(session: Session, name: str, file: Path) -> None:
     """Write NAME into one FILE, while it goes on answering."""
@@ -227,7 +228,7 @@ def backup(session: Session, name: str, file: Path) -> None:
 
 
 @bases.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @click.option("--kb", "name", metavar="NAME", type=base_name, help="The name for it; else the one it had.")
 @click.option("--replace", is_flag=True, help="Take the place of a base of that name.")
 @pass_session
@@ -247,7 +248,7 @@ def restore(session: Session, file: Path, name: str | None, replace: bool) -> No
 
 
 @bases.command("import-langchain")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FilePath())
 @click.option("--kb", "name", metavar="NAME", required=True, type=base_name)
 @pass_session
 def import_langchain(session: Session, folder: Path, name: str) -> None:

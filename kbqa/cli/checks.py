@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import kbqa
 from kbqa.cli.common import Session
-from kbqa.config import Config, Home, load_config, stray_variables
+from kbqa.config import Config, Home, as_argument, ingest_command, load_config, stray_variables
 from kbqa.errors import ConfigError, KbqaError
 
 if TYPE_CHECKING:
@@ -194,10 +194,10 @@ def _base(installation: Installation, name: str) -> Finding:
     except (KbqaError, OSError) as error:
         return Finding("fail", subject, str(error))
     if made != today:
-        return Finding("fail", subject, "was built with other settings", f"kbqa ingest --kb {name} --rebuild")
+        return Finding("fail", subject, "was built with other settings", ingest_command(name, rebuild=True))
     detail = f"{counts.documents} documents, {counts.chunks} passages"
     if counts.failed:
-        return Finding("warn", subject, f"{detail}; {counts.failed} failed", f"kbqa kb documents {name}")
+        return Finding("warn", subject, f"{detail}; {counts.failed} failed", f"kbqa kb documents {as_argument(name)}")
     return Finding("ok", subject, detail)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,10 +18,26 @@ from kbqa.errors import ConfigError, KbqaError
 if TYPE_CHECKING:
     from kbqa.build import Installation
 
-__all__ = ["Command", "Group", "Root", "Session", "base_name", "kb_option", "known_names", "pass_session", "typed"]
+__all__ = [
+    "Command",
+    "FilePath",
+    "Group",
+    "Root",
+    "Session",
+    "base_name",
+    "kb_option",
+    "known_names",
+    "pass_session",
+    "typed",
+]
 
 WRITERS = ("ingest", "add", "kb")
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+REMEDIES = {
+    errno.EACCES: "give this user the right to read and write it",
+    errno.ENOSPC: "free some space and run the command again",
+    errno.EROFS: "mount its file system for writing",
+}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -129,13 +146,26 @@ def _is_broken_pipe(error: BaseException) -> bool:
 def _message(error: KbqaError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return shown(f"{where}{error.strerror}")
+        remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+        return shown(f"{where}{error.strerror}{remedy}")
     return shown(str(error))
 
 
 def typed(text: str) -> str:
     """Words typed by a user, as UTF-8 whatever the locale says; bytes that are not become U+FFFD."""
     return os.fsencode(text).decode(errors="replace")
+
+
+class FilePath(click.Path):
+    """A path as it is given; whether anything lies there is for the command to say, in its own words."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False, path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if not str(value):
+            raise ConfigError("a path is empty; name a file or a folder")
+        return super().convert(value, parameter, context)
 
 
 def base_name(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kbqa.cli.common import Command, Group, Session, pass_session
+from kbqa.cli.common import Command, FilePath, Group, Session, pass_session
 from kbqa.cli.screen import print_json, say, shown
 
 __all__ = ["evaluation"]
@@ -21,7 +21,7 @@ def evaluation() -> None:
 
 
 @evaluation.command(cls=Command)
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=FilePath())
 @pass_session
 def retrieval(session: Session, folders: tuple[Path, ...]) -> None:
     """Recall, MRR and nDCG of retrieval on folders in BEIR layout: corpus.jsonl, queries.jsonl, qrels.tsv, each maybe

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kbqa.cli.common import Command, Session, kb_option, pass_session
+from kbqa.cli.common import Command, FilePath, Session, kb_option, pass_session
 from kbqa.cli.screen import complain, is_terminal, print_json, say, shown, table
-from kbqa.errors import ConfigError, KnowledgeBaseBusy
+from kbqa.errors import ConfigError, KbqaError, KnowledgeBaseBusy
 from kbqa.types import FileReport, FileStatus, IngestReport
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ LOOKING_SHARE = 10  # a folder that takes long to look at is looked at more rare
 
 
 @click.command(cls=Command)
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=FilePath())
 @kb_option()
 @click.option("--rebuild", is_flag=True, help="Build the base anew beside the old one, which answers until then.")
 @click.option("--watch", is_flag=True, help="Go on and take in every change, until Ctrl-C.")
@@ -86,7 +86,7 @@ def _refuse_unknown(installation: Installation, name: str, paths: Mapping[Path, 
 
 
 @click.command(cls=Command)
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=FilePath())
 @kb_option(required=True)
 @click.option("--replace", is_flag=True, help="Overwrite files of the same name.")
 @pass_session
@@ -97,7 +97,12 @@ def add(session: Session, files: tuple[Path, ...], kb: str, replace: bool) -> No
     installation = session.installation()
     name = installation.name(kb)
     copies = copy_in(files, installation.home.documents(name), replace_existing=replace)
-    _exit(_run(session, installation, name, copies))
+    try:
+        report = _run(session, installation, name, copies)
+    except KbqaError:
+        complain(f"the files are in {shown(str(installation.home.documents(name)))} now, but not taken in yet:")
+        raise
+    _exit(report)
 
 
 def _run(

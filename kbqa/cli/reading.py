@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from kbqa.cli.common import Command, Session, pass_session
+from kbqa.cli.common import Command, FilePath, Session, pass_session
 from kbqa.cli.screen import complain, print_json, say, shown
 
 __all__ = ["read"]
 
 
 @click.command(cls=Command)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath())
 @pass_session
 def read(session: Session, file: Path) -> None:
     """Show what ingestion would see of FILE. Nothing is stored."""

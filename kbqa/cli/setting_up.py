@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kbqa.cli.common import Command, Session, pass_session
+from kbqa.cli.common import Command, FilePath, Session, pass_session
 from kbqa.cli.screen import complain, print_json, say, shown
 from kbqa.errors import ConfigError
 
@@ -15,7 +15,7 @@ __all__ = ["completion", "init"]
 
 
 @click.command(cls=Command)
-@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", metavar="[DIR]", required=False, type=FilePath())
 @pass_session
 def init(session: Session, folder: Path | None) -> None:
     """Make the folders and config.yaml in DIR.
@@ -36,7 +36,7 @@ def init(session: Session, folder: Path | None) -> None:
     template = (files("kbqa") / "data" / "config.yaml").read_text(encoding="utf-8")
     for path, text in ((home / "config.yaml", template), (vectorstore / ".gitignore", "*\n")):
         if not path.exists():
-            path.write_text(text, encoding="utf-8")
+            _write(path, text)
             made.append(path.relative_to(home).as_posix())
     if session.json:
         print_json({"home": str(home), "made": made})
@@ -46,6 +46,15 @@ def init(session: Session, folder: Path | None) -> None:
     say("\nPut documents into knowledge/default/, then:\n")
     say(f"  kbqa{there} ingest")
     say(f'  kbqa{there} ask "年假有几天？"')
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole text or no file: what lies there already is never touched again."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a write that fails does not say where
 
 
 PLACES = {

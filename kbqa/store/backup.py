@@ -45,6 +45,7 @@ def backup(folder: Path, file: Path, overwrite: bool = False) -> None:
     try:
         with pool.reading() as connection, storage_errors(file), closing(sqlite3.connect(copy)) as target:
             connection.backup(target)
+            _check_whole(target, folder / CATALOGUE)
         with storage_errors(file):
             with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
                 size, digest = _add(out, copy)
@@ -196,6 +197,10 @@ def _prepare(new: Path, path: Path) -> None:
         connection.execute("UPDATE state SET revision = ?, generation = ?", (revision, generation))
         connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'chunks'", (last,))
         connection.execute("COMMIT")
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise damaged(new, "SQLite's integrity check fails")
+        _check_whole(connection, new)
+
+
+def _check_whole(connection: sqlite3.Connection, path: Path) -> None:
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise damaged(path, "SQLite's integrity check fails")

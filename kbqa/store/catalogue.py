@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
+from kbqa.config import ingest_command
 from kbqa.errors import IndexMismatch
 from kbqa.store.errors import damaged
 from kbqa.types import Block, Chunk, Document, Origin
@@ -133,7 +134,7 @@ def read_passport(connection: sqlite3.Connection, path: Path) -> Passport:
     if version != FORMAT:
         raise IndexMismatch(
             f"{path} has on-disk format {version}, this kbqa reads {FORMAT}; "
-            f"run `kbqa ingest --kb {path.parent.name} --rebuild`, or the kbqa that made it"
+            f"run `{ingest_command(path.parent.name, rebuild=True)}`, or the kbqa that made it"
         )
     try:
         values = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM passport")}

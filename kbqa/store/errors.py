@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kbqa.config import ingest_command
 from kbqa.errors import KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
 
 __all__ = ["DamagedIndex", "damaged", "is_damage", "is_full", "probe", "storage_errors", "unknown"]
 
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -28,13 +29,13 @@ def damaged(path: Path, why: object) -> KnowledgeBaseError:
 
 def _remedy(path: Path) -> str:
     name = path.parent.name
-    return f"restore a backup with `kbqa kb restore FILE --replace`, or run `kbqa ingest --kb {name} --rebuild`"
+    return f"restore a backup with `kbqa kb restore FILE --replace`, or run `{ingest_command(name, rebuild=True)}`"
 
 
 def unknown(folder: Path) -> UnknownKnowledgeBase:
     return UnknownKnowledgeBase(
         f"there is no knowledge base {folder.name} in {folder.parent}; `kbqa kb list` shows those there are, "
-        f"`kbqa ingest --kb {folder.name}` builds it"
+        f"`{ingest_command(folder.name)}` builds it"
     )
 
 
@@ -70,9 +71,7 @@ def _explained(path: Path, error: sqlite3.Error) -> KnowledgeBaseError:
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if behind := _behind(path):
             return _explained_os(path, behind)
         case sqlite3.SQLITE_CANTOPEN:
-            return KnowledgeBaseError(
-                f"{path} cannot be opened; give this user the right to read and write it and its folder {path.parent}"
-            )
+            return _forbidden(path)
         case sqlite3.SQLITE_IOERR:
             return KnowledgeBaseError(
                 f"{path} cannot be read or written ({error}); check the disk, then run the command again"
@@ -114,8 +113,10 @@ def _explained_os(path: Path, error: OSError) -> KnowledgeBaseError:
             f"{path} cannot grow: its file system or a limit of this user (`ulimit -f`) allows no larger file; raise "
             "the limit or move the folder, and run the command again"
         )
-    if error.errno in _READ_ONLY:
+    if error.errno == errno.EROFS:
         return _read_only(path)
+    if error.errno in _FORBIDDEN:
+        return _forbidden(path)
     return KnowledgeBaseError(f"{path}: {error.strerror or error}; check the folder {path.parent} and its disk")
 
 
@@ -128,4 +129,10 @@ def _full(path: Path) -> KnowledgeBaseError:
 def _read_only(path: Path) -> KnowledgeBaseError:
     return KnowledgeBaseError(
         f"{path} cannot be written; give this user the right to write it, or mount its file system for writing"
+    )
+
+
+def _forbidden(path: Path) -> KnowledgeBaseError:
+    return KnowledgeBaseError(
+        f"{path} cannot be opened; give this user the right to read and write it and its folder {path.parent}"
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from kbqa.config import ingest_command
 from kbqa.errors import IndexMismatch, KnowledgeBaseError
 from kbqa.store.catalogue import (
     Counts,
@@ -57,7 +58,11 @@ class Store:
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        return (folder / CATALOGUE).is_file()
+        """Also when this user may not look into the folder: what is there is then told by `open`."""
+        try:
+            return (folder / CATALOGUE).is_file()
+        except PermissionError:
+            return True
 
     @classmethod
     def create(cls, folder: Path, passport: Passport, limits: Limits | None = None) -> Self:
@@ -151,7 +156,7 @@ class Store:
             raise IndexMismatch(
                 f"knowledge base {self.folder.name} holds vectors of {snapshot.passport.embedder} "
                 f"({snapshot.passport.dim} dimensions), the question's has the shape {vector.shape}; open it anew, "
-                f"or run `kbqa ingest --kb {self.folder.name} --rebuild`"
+                f"or run `{ingest_command(self.folder.name, rebuild=True)}`"
             )
         return snapshot.search_vectors(vector.astype(np.float32), k) if k > 0 and vector.any() else []
 
