@@ -33,6 +33,7 @@ __all__ = [
     "find_home",
     "ingest_command",
     "load_config",
+    "resolved",
     "stray_variables",
 ]
 
@@ -146,7 +147,7 @@ def find_home(given: str | Path | None = None) -> Home:
     """`given`, else KBQA_HOME, else the current folder or its nearest parent with a config.yaml."""
     named = given or os.environ.get("KBQA_HOME")
     if named:
-        folder = Path(named).expanduser().resolve()
+        folder = resolved(named)
         if folder.is_file():
             raise ConfigError(f"the home {folder} is a file, not a folder; name the folder with config.yaml in it")
         if not folder.is_dir():
@@ -155,6 +156,14 @@ def find_home(given: str | Path | None = None) -> Home:
         return Home(folder)
     here = Path.cwd()
     return Home(next((folder for folder in (here, *here.parents) if (folder / "config.yaml").is_file()), here))
+
+
+def resolved(path: str | Path) -> Path:
+    """`path` without `~`, `..` and links; ConfigError when these lead nowhere."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, or no such user
+        raise ConfigError(f"{path} leads nowhere ({error}); name an existing folder") from error
 
 
 _NAME = re.compile(r"\w[\w.\- ]*", re.UNICODE)

@@ -511,7 +511,9 @@ def test_verify_finds_and_mends_a_damaged_index(shell):
         (["kb", "verify", "没有"], "there is no knowledge base"),
         (["kb", "backup", "没有", "x.zip"], "there is no knowledge base"),
         (["kb", "restore", "没有.zip", "--kb", "新"], "没有.zip"),
-        (["kb", "restore", "没有.zip"], "没有.zip"),
+        (["kb", "restore", "没有.zip"], "没有.zip does not exist"),
+        (["kb", "restore", "."], "is no file; name a file that `kbqa kb backup` wrote"),
+        (["kb", "backup", "default", "没有/备份.zip"], "there is no folder 没有"),
         (["kb", "import-langchain", "没有", "--kb", "新"], "没有"),
     ],
 )
@@ -553,6 +555,23 @@ def test_a_home_that_is_not_there_is_an_error(tmp_path):
     assert "kbqa init" in Shell(tmp_path / "nowhere")("ask", "问", code=1).stderr
     (tmp_path / "文件").touch()
     assert "is a file, not a folder" in Shell(tmp_path / "文件")("ask", "问", code=1).stderr
+
+
+@posix
+@pytest.mark.parametrize("home", ["links/loop", "~没有这个人/kb"])
+def test_a_home_that_leads_nowhere_is_an_error(tmp_path, monkeypatch, home):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "loop").symlink_to("loop")
+    for command in (["kb", "list"], ["init"]):
+        assert "leads nowhere" in Shell(home)(*command, code=1).stderr
+
+
+@posix
+def test_a_base_that_is_a_link_to_itself_is_an_error(shell):
+    (shell.home / "knowledge" / "圈").symlink_to("圈")
+    assert "there is no folder" in shell("ingest", "--kb", "圈", code=1).stderr
+    assert "leads nowhere" in shell("ingest", "甲.txt", "--kb", "圈", code=1).stderr
 
 
 def test_without_a_knowledge_folder_one_is_asked_for(tmp_path):

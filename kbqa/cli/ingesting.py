@@ -13,6 +13,7 @@ import click
 
 from kbqa.cli.common import Command, FilePath, Session, kb_option, pass_session
 from kbqa.cli.screen import complain, is_terminal, print_json, say, shown, table
+from kbqa.config import resolved
 from kbqa.errors import ConfigError, KbqaError, KnowledgeBaseBusy
 from kbqa.types import FileReport, FileStatus, IngestReport
 
@@ -64,7 +65,7 @@ def ingest(
 
 def _located(path: Path, documents: Path) -> Path:
     """The path as the shell sees it; where nothing is there, as the name of a document, which may have vanished."""
-    below = documents.resolve() in path.absolute().parents
+    below = resolved(documents) in path.absolute().parents
     return path if path.exists() or below else documents / path
 
 

@@ -9,6 +9,7 @@ import click
 
 from kbqa.cli.common import Command, FilePath, Session, pass_session
 from kbqa.cli.screen import complain, print_json, say, shown
+from kbqa.config import resolved
 from kbqa.errors import ConfigError
 
 __all__ = ["completion", "init"]
@@ -24,7 +25,7 @@ def init(session: Session, folder: Path | None) -> None:
     """
     from importlib.resources import files
 
-    home = Path(folder or session.home_given or ".").expanduser().resolve()
+    home = resolved(folder or session.home_given or ".")
     if home.exists() and not home.is_dir():
         raise ConfigError(f"{home} is a file; name a folder")
     documents, vectorstore = home / "knowledge" / "default", home / "vectorstore"

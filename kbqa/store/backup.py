@@ -39,6 +39,8 @@ def backup(folder: Path, file: Path, overwrite: bool = False) -> None:
     """Writes the base in `folder` as it is at this moment to `file`, which appears whole or not at all."""
     if file.exists() and not overwrite:
         raise KnowledgeBaseError(f"{file} exists already; choose another name for the backup, or delete it first")
+    if not file.absolute().parent.is_dir():
+        raise KnowledgeBaseError(f"there is no folder {file.parent} for the backup; create it or choose another place")
     token = secrets.token_hex(4)
     copy, archive = (file.with_name(f".{file.name}.{token}.{kind}") for kind in ("sqlite", "zip"))
     pool = Pool(folder / CATALOGUE)
@@ -141,6 +143,9 @@ def _extract(file: Path, target: Path) -> None:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+    if not file.is_file():
+        what = "is no file" if file.exists() else "does not exist"
+        raise KnowledgeBaseError(f"{file} {what}; name a file that `kbqa kb backup` wrote")
     try:
         with storage_errors(file):
             archive = zipfile.ZipFile(file)
