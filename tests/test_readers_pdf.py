@@ -239,7 +239,7 @@ def test_a_ruled_table_keeps_its_rows_and_header():
     assert content.blocks[1].header_rows == 1
 
 
-def test_lines_of_a_cell_are_joined_and_merged_cells_hold_their_text_once():
+def test_lines_of_a_cell_are_joined_and_a_header_of_two_rows_becomes_one():
     canvas_ys = [100, 120, 140, 180]
     paper = Paper()
     for y in (100, 140, 180):
@@ -254,8 +254,78 @@ def test_lines_of_a_cell_are_joined_and_merged_cells_hold_their_text_once():
     paper.lines(63, 154, ["仪器采购与", "维护费用"])
     paper.cells([180, 300], [canvas_ys[2]], [["1200", "1180"]])
     (table,) = paper.done().blocks
-    assert table.text == "项目 | 本期金额 | \n | 预算 | 实际\n仪器采购与维护费用 | 1200 | 1180"
-    assert table.header_rows == 2
+    assert table.text == "项目 | 本期金额/预算 | 本期金额/实际\n仪器采购与维护费用 | 1200 | 1180"
+    assert table.header_rows == 1
+
+
+def test_every_row_of_a_ruled_table_says_what_it_is_about():
+    paper = Paper()
+    ys = [100, 120, 140, 160, 180]
+    paper.grid(TABLE_XS[1:], ys)
+    for y in (100, 120, 160, 180):
+        paper.canvas.line(60, HEIGHT - y, 180, HEIGHT - y)
+    paper.canvas.line(60, HEIGHT - 100, 60, HEIGHT - 180)
+    paper.cells(TABLE_XS, ys, [["部门", "岗位", "人数"], ["财务部", "会计", "3"], ["", "出纳", "1"], ["合计", "", "4"]])
+    (table,) = paper.done().blocks
+    assert table.text == "部门 | 岗位 | 人数\n财务部 | 会计 | 3\n财务部 | 出纳 | 1\n合计 |  | 4"
+
+
+def test_a_cell_across_a_form_is_read_once():
+    paper = Paper()
+    for y in (100, 120, 140):
+        paper.canvas.line(60, HEIGHT - y, 420, HEIGHT - y)
+    for x in (60, 180, 420):
+        paper.canvas.line(x, HEIGHT - 100, x, HEIGHT - 140)
+    paper.canvas.line(300, HEIGHT - 100, 300, HEIGHT - 120)
+    paper.cells(
+        [60, 180, 300], [100, 120], [["姓名", "张三", "财务部"], ["简历", "历任会计、主管，曾获先进工作者称号"]]
+    )
+    (table,) = paper.done().blocks
+    assert table.text == "姓名 | 张三 | 财务部\n简历 | 历任会计、主管，曾获先进工作者称号 | "
+
+
+def test_a_paragraph_cut_off_by_the_end_of_a_page_is_read_whole():
+    paper = Paper()
+    line = "设备应当每月检查一次，检查结果记入台账，由班组长签字确认后交设备部存"
+    paper.lines(72, 760, [line, line])
+    paper.write(72, 800, "① 台账由设备部印制。", 8)
+    paper.next_page()
+    paper.lines(72, 80, ["档，保存五年。", "检查中发现的问题应当在三个工作日内整改。"])
+    blocks = [(block.page, block.text) for block in paper.done().blocks]
+    assert blocks == [
+        (1, f"{line}{line}档，保存五年。"),
+        (1, "① 台账由设备部印制。"),
+        (2, "检查中发现的问题应当在三个工作日内整改。"),
+    ]
+
+
+def test_a_page_that_ends_with_a_sentence_is_not_joined_to_the_next():
+    paper = Paper()
+    line = "设备应当每月检查一次，检查结果记入台账，由班组长签字确认后交设备部存"
+    paper.lines(72, 760, [line, line[:-1] + "。"])
+    paper.next_page()
+    paper.lines(72, 80, [line, "档。"])
+    assert [block.page for block in paper.done().blocks] == [1, 2]
+
+
+def test_a_watermark_is_read_in_order_and_once():
+    paper = Paper()
+    for number in "一二三":
+        paper.write(72, 100, f"第{number}页的正文，讲的是另一件事情。")
+        paper.canvas.saveState()
+        paper.canvas.translate(300, 400)
+        paper.canvas.rotate(45)
+        paper.write(0, HEIGHT, "内部资料", 60)
+        paper.canvas.restoreState()
+        paper.next_page()
+    assert [text for text in texts(paper.done()) if "页的" not in text] == ["内部资料"]
+
+
+def test_a_raised_figure_is_no_part_of_the_one_before_it():
+    paper = Paper()
+    paper.write(72, 100, "大约 10")
+    paper.write(72 + pdfmetrics.stringWidth("大约 10", FONT, BODY), 96, "5", 0.82 * BODY)
+    assert texts(paper.done()) == ["大约 10^5"]
 
 
 def test_a_table_that_goes_on_over_the_page_keeps_its_header():

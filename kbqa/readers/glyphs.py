@@ -23,6 +23,7 @@ __all__ = [
     "join_all",
     "segments",
     "space_between",
+    "written_askew",
 ]
 
 # Written out, for importing the analyzer costs a reading worker 0.3 s that it has no other use for.
@@ -164,6 +165,18 @@ def _follows(last: Glyph, glyph: Glyph) -> bool:
     return overlap > 0.4 * height and -0.5 * em < glyph.x0 - last.x1 < _APART * em
 
 
+def written_askew(glyphs: Sequence[Glyph]) -> list[str]:
+    """The words of glyphs that stand on slanting lines, as they follow each other in the stream."""
+    words: list[str] = []
+    for last, glyph in zip([None, *glyphs], glyphs, strict=False):
+        near = 2 * glyph.style.size
+        if last and abs(glyph.x0 - last.x0) < near and abs(glyph.top - last.top) < near:
+            words[-1] += (" " if glyph.space else "") + glyph.text
+        else:
+            words.append(glyph.text)
+    return words
+
+
 def _is_letterspaced(text: str) -> bool:
     """Chinese set wide, as titles and justified names are: nearly every character has a space after it."""
     spaces = text.count(" ")
@@ -171,7 +184,7 @@ def _is_letterspaced(text: str) -> bool:
 
 
 def _is_raised(glyph: Glyph, last: Glyph) -> bool:
-    return glyph.style.size < 0.8 * last.style.size and glyph.bottom < last.bottom - 0.1 * last.style.size
+    return glyph.style.size < 0.85 * last.style.size and glyph.bottom < last.bottom - 0.1 * last.style.size
 
 
 def _segment(run: list[Glyph]) -> Segment:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-from kbqa.readers.glyphs import CJK, Segment, is_chinese, join_all
+from kbqa.readers.glyphs import CJK, Segment, is_chinese, join, join_all
 
-__all__ = ["Paragraph", "paragraphs"]
+__all__ = ["Paragraph", "goes_on", "joined", "paragraphs"]
 
 _LEADERS = re.compile(r"(?:[.．·…‥]\s?){5,}")  # the dots of a table of contents
+_ENDED = re.compile(r"[。．！？；：.!?;:…][”’」』）)\]]*$")
 _MARKER = re.compile(
     r"""[•●○■□◆◇▪▲△★☆※√✓–—*·\-]$|[•●■◆▪※*]\s?\S|[□√]\s?\S
     |[（(]?(?:\d{1,2}|[一二三四五六七八九十]{1,3}|[a-zA-Z]|[ivx]{1,4})[）)、.．](?![\d.．])
@@ -32,6 +33,8 @@ class Paragraph:
     size: float
     bold: bool
     lines: int = 1
+    begin: float = 0.0  # x of the first line
+    end: float = 0.0  # x at which the last line ends
 
 
 def paragraphs(lines: list[Segment], left: float, right: float) -> Iterator[Paragraph]:
@@ -147,4 +150,26 @@ def _paragraph(lines: list[Segment]) -> Paragraph:
         size=longest.size,
         bold=all(line.bold for line in lines),
         lines=len(lines),
+        begin=lines[0].x0,
+        end=lines[-1].x1,
     )
+
+
+def goes_on(above: Paragraph, below: Paragraph, left: float, right: float) -> bool:
+    """Whether `below`, at the head of the next column or page, is the rest of `above`, which was cut off there.
+
+    `left` and `right` are the borders of the text in the column of `above`. The columns may stand anywhere.
+    """
+    em = above.size
+    if abs(above.size - below.size) > 0.08 * em or above.bold != below.bold:
+        return False
+    if _ENDED.search(above.text) or _MARKER.match(below.text) or (above.lines == 1 and above.begin > left + 4 * em):
+        return False
+    full = right - above.end < (2.5 if is_chinese(below.text[0]) else 5) * em
+    indented = below.lines > 1 and below.begin - below.x0 > 0.9 * em
+    return full and not indented and right - left > 12 * em
+
+
+def joined(above: Paragraph, below: Paragraph) -> Paragraph:
+    """Both as one paragraph, in the place of the upper one."""
+    return replace(above, text=join(above.text, below.text), lines=above.lines + below.lines, end=below.end)

@@ -15,7 +15,8 @@ import pypdfium2.raw as raw  # type: ignore[import-untyped]
 from kbqa.errors import DocumentError
 from kbqa.readers import blankfont
 from kbqa.readers.content import Content, ReadOptions, clean
-from kbqa.readers.glyphs import Glyph, Segment, Table, join_all, segments
+from kbqa.readers.glyphs import Glyph, Segment, Table, join_all, segments, written_askew
+from kbqa.readers.grid import header_depth, joined_header
 from kbqa.readers.image import NEEDS_OCR, can_ocr, ocr
 from kbqa.readers.layout import arrange, rows_of
 from kbqa.readers.paragraphs import Paragraph
@@ -51,7 +52,8 @@ class _Page:
     number: int
     height: float
     main: list[Segment]  # of the direction in which most is written, tables included
-    others: list[list[Segment]]  # text in other directions: along the edge, watermarks
+    others: list[list[Segment]]  # text in other directions, such as along the edge
+    askew: Sequence[str] = ()  # words on slanting lines: watermarks
     picture: bool = False  # needs recognition
     damaged: bool = False
 
@@ -164,7 +166,14 @@ def _page(pdf: pdfium.PdfDocument, number: int, forms: bool) -> _Page:
     if useless or not content.glyphs:
         return _Page(number, content.height, [], [], picture=picture)
     main, *others = content.glyphs
-    return _Page(number, content.height, _with_tables(main, content), [segments(group) for group in others], picture)
+    return _Page(
+        number,
+        content.height,
+        _with_tables(main, content),
+        [segments(group) for group in others],
+        written_askew(content.askew),
+        picture,
+    )
 
 
 def _with_tables(glyphs: list[Glyph], content: PageContent) -> list[Segment]:
@@ -201,18 +210,35 @@ def _table(grid: Grid, glyphs: list[Glyph]) -> Table | None:
         cell = grid.cell_at((glyph.x0 + glyph.x1) / 2, (glyph.top + glyph.bottom) / 2)
         if cell is not None:
             by_cell[cell].append(glyph)
-    rows = [[""] * (len(grid.xs) - 1) for _ in range(len(grid.ys) - 1)]
-    placed = spans(grid)
-    for cell, group in by_cell.items():
-        row, column, _, _ = placed[cell]
-        rows[row][column] = _cell_text(group)
+    texts = {cell: _cell_text(group) for cell, group in by_cell.items()}
+    rows = _filled(grid, texts, 0)
     if len({column for row in rows for column, text in enumerate(row) if text}) < 2:
         return None
-    header = header_rows(grid)
-    if any(_is_figure(text) for text in rows[0]):
-        header = 0
+    header = 0 if any(_is_figure(text) for text in rows[0]) else header_rows(grid)
+    titles = 0
+    while titles < header and sum(map(bool, rows[titles])) < 2:
+        titles += 1
+    if header - titles > 1 and rows[titles][0]:  # without a heading over the first column it is the rest of a table
+        spread = _filled(grid, texts, header)
+        if header_depth(spread[titles:]) >= header - titles:
+            rows = [*spread[:titles], joined_header(spread[titles:header]), *spread[header:]]
+            header = titles + 1
     _, top, _, bottom = grid.box
     return Table(tuple(tuple(row) for row in rows), header, top, bottom, grid.xs)
+
+
+def _filled(grid: Grid, texts: Mapping[int, str], header: int) -> list[list[str]]:
+    """The rows of the table. Merged cells stand in every row they cover, in the header in every column, too.
+
+    A cell across the whole table stands once.
+    """
+    height, width = len(grid.ys) - 1, len(grid.xs) - 1
+    rows = [[""] * width for _ in range(height)]
+    for cell, (row, column, tall, wide) in spans(grid).items():
+        for y in range(row, row + tall if wide < width else row + 1):
+            for x in range(column, column + wide if y < header and wide < width else column + 1):
+                rows[y][x] = texts.get(cell, "")
+    return rows
 
 
 def _is_figure(text: str) -> bool:
@@ -253,7 +279,7 @@ def _scanned(pdf: pdfium.PdfDocument, number: int) -> tuple[list[Segment], list[
 
 
 def _ordered(pages: list[_Page]) -> list[Page]:
-    """The pages' items in reading order, without running heads; the first of each is kept, page numbers are not."""
+    """The pages' items in reading order; of running heads and watermarks the first is kept, of page numbers none."""
     rows = [rows_of(page.main) for page in pages]
     heads = running_heads(rows, [page.height for page in pages])
     kept: set[str] = set()
@@ -271,6 +297,8 @@ def _ordered(pages: list[_Page]) -> list[Page]:
         items = [*first, *arrange(body), *last]
         for group in page.others:
             items += (replace(item, size=0.0) for item in arrange(group) if isinstance(item, Paragraph))
+        items += (Paragraph(words, 0, 0, 0, 0, size=0, bold=False) for words in page.askew if words not in kept)
+        kept.update(page.askew)
         out.append(Page(page.number, items, scanned=page.picture))
     return out
 

@@ -44,11 +44,15 @@ Turn = int  # quarter turns counter-clockwise that the text makes in the page's 
 
 @dataclass(slots=True)
 class PageContent:
-    """`glyphs` by direction, the most frequent one first; `rulings` are turned as the first of them is."""
+    """`glyphs` by direction, the most frequent one first; `rulings` are turned as the first of them is.
+
+    `askew` are those off the axes, such as watermarks, as they follow each other in the stream.
+    """
 
     width: float = 0.0
     height: float = 0.0
     glyphs: list[list[Glyph]] = field(default_factory=list)
+    askew: list[Glyph] = field(default_factory=list)
     rulings: list[Ruling] = field(default_factory=list)
     characters: int = 0  # that can be seen, of any kind
     garbage: int = 0  # of these: without a meaning outside their font
@@ -64,7 +68,9 @@ def page_content(page: pdfium.PdfPage) -> PageContent:
         by_turn = _glyphs(textpage.raw, frame, content)
     finally:
         textpage.close()
-    turns = sorted(by_turn, key=lambda turn: (turn < 0, -len(by_turn[turn])))
+    if len(by_turn) > 1:  # a page that is turned by a few degrees as a whole is read like any other
+        content.askew = by_turn.pop(-1, [])
+    turns = sorted(by_turn, key=lambda turn: -len(by_turn[turn]))
     content.glyphs = [by_turn[turn] for turn in turns]
     main = turns[0] if turns else 0
     x0, top, x1, bottom = frame.sides(max(main, 0))

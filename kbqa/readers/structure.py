@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from kbqa.readers.content import heading_block, table_block, text_block
 from kbqa.readers.glyphs import CJK, Row, Segment, Table
-from kbqa.readers.paragraphs import Paragraph
+from kbqa.readers.paragraphs import Paragraph, goes_on, joined
 from kbqa.types import Block
 
 __all__ = ["OutlineEntry", "Page", "blocks_of", "running_heads", "sensible_title"]
@@ -72,6 +72,7 @@ Type = tuple[float, int, bool]  # of a heading: -size, rank of the numbering, no
 def blocks_of(pages: Sequence[Page], outline: Sequence[OutlineEntry] = ()) -> list[Block]:
     """All items as blocks, in order. A table that goes on from the page before gets that one's header again."""
     body = _body_size(pages)
+    pages = _rejoined(pages, body)
     bold_body = _mostly_bold(pages)
     named = _outlined(pages, outline)
     types: dict[tuple[int, int], Type] = {}
@@ -97,6 +98,44 @@ def blocks_of(pages: Sequence[Page], outline: Sequence[OutlineEntry] = ()) -> li
                 blocks.append(text_block(item.text, page.number))
                 carried = None
     return blocks
+
+
+def _rejoined(pages: Sequence[Page], body: float) -> list[Page]:
+    """`pages` with the paragraphs whole that the end of a column or of a page cuts off, where they begin.
+
+    Footnotes, and running heads that were not told from text, stand in smaller type between the two halves.
+    """
+    out: list[Page] = []
+    drawn: list[list[Paragraph | Table]] = []  # their items
+    cut: Paragraph | None = None  # the last paragraph of the text
+    place = (0, 0)  # of it: index of the page in `out` and of the item on it
+    for page in pages:
+        items: list[Paragraph | Table] = []
+        drawn.append(items)
+        out.append(replace(page, items=items))
+        for item in page.items:
+            if isinstance(item, Table):
+                cut = None
+            elif cut is not None and (place[0] < len(out) - 1 or item.top < cut.top):
+                left, right = _borders(pages[place[0]].items, cut)
+                if goes_on(cut, item, left, right):
+                    cut = joined(cut, item)
+                    drawn[place[0]][place[1]] = cut
+                    continue
+            if isinstance(item, Paragraph) and item.size >= 0.92 * body:
+                cut, place = item, (len(out) - 1, len(items))
+            items.append(item)
+    return out
+
+
+def _borders(items: Iterable[Paragraph | Table], paragraph: Paragraph) -> tuple[float, float]:
+    """Where the text of the column begins and ends that `paragraph` stands in."""
+    column = [
+        item
+        for item in items
+        if isinstance(item, Paragraph) and item.x0 < paragraph.x1 and paragraph.x0 < item.x1 and item.size > 0
+    ]
+    return min(item.x0 for item in column), max(item.x1 for item in column)
 
 
 def _continued(table: Table, before: Table | None) -> Table:
