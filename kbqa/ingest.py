@@ -109,7 +109,10 @@ def _look(path: Path, root: Path) -> Found:
     except UnicodeEncodeError:
         return Found(path, problem="its name is not valid UTF-8; rename it")
     if path.is_symlink():
-        target = path.resolve()
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError):  # RuntimeError: Python 3.11 and 3.12, for one that leads to itself
+            return Found(path, problem="it is a link that leads nowhere")
         if root not in target.parents:
             return Found(path, problem="it is a link that leads out of the folder; copy the file instead")
         if target.is_dir():

@@ -115,6 +115,16 @@ def test_a_link_out_of_the_folder_is_a_problem_and_one_inside_is_a_file(folder, 
     assert found["也里.txt"].problem == ""
 
 
+def test_a_link_to_itself_and_one_to_nothing_stop_no_other_file(folder):
+    (folder / "年假.txt").write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    (folder / "环.txt").symlink_to("环.txt")
+    (folder / "空.txt").symlink_to("没有.txt")
+    found = scan(folder)
+    assert not found["年假.txt"].problem
+    assert found["环.txt"].problem
+    assert found["空.txt"].problem
+
+
 def test_a_base_may_be_a_link_to_a_share_and_links_in_it_may_not_lead_out_of_that(installation, tmp_path):
     share = tmp_path / "共享" / "制度"
     (share / "部门").mkdir(parents=True)
