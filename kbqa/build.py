@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from kbqa.analyzer import VERSION as ANALYZER
 from kbqa.chain import KnowledgeBase
@@ -157,6 +158,25 @@ class Installation:
             ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
             ingestion.mirror(material, {}, self.config.knowledge)
         return kb
+
+    @contextmanager
+    def remade(self, name: str | None, on_file: OnFile = lambda report: None) -> Iterator[KnowledgeBase]:
+        """The base as this configuration makes it: as it lies there where that fits, else made anew in a temporary
+        folder of the same documents. For measuring what another configuration would do."""
+        name = self.name(name)
+        with self.store(name) as store:
+            same = (store.passport.embedder_fingerprint, store.passport.splitter)
+            if same == (self.embedder.fingerprint, self.splitter.fingerprint):
+                yield self.knowledge_base(name, store)
+                return
+            pushed = list(store.api_documents())
+        files = self.home.documents(name)
+        with (
+            TemporaryDirectory(prefix="kbqa-remade-") as folder,
+            self.temporary_base(Path(folder) / "base", files if files.is_dir() else (), on_file) as kb,
+        ):
+            kb.add_documents(pushed)
+            yield kb
 
     def delete(self, name: str) -> None:
         """Remove what was built as `name`, damaged or not; its documents in knowledge/ stay."""

@@ -197,9 +197,12 @@ def ingest_command(name: str, rebuild: bool = False) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_config(home: Home, environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration of `home`; raises ConfigError naming the key, the value and what is allowed."""
-    given = _read_yaml(home.config)
+def load_config(home: Home, environ: Mapping[str, str] = os.environ, path: Path | None = None) -> Config:
+    """The configuration of `home`, or that of the file `path` for the same home.
+
+    Raises ConfigError naming the key, the value and what is allowed.
+    """
+    given = _read_yaml(path or home.config)
     variables: dict[str, str] = {}  # setting -> the environment variable that sets it
     for key, value in environ.items():
         section, separator, name = key.removeprefix("KBQA_").lower().partition("__")

@@ -52,12 +52,12 @@ class Session:
     def home(self) -> Home:
         return find_home(self.home_given)
 
-    def installation(self, workers: int | None = None) -> Installation:
-        """The home folder with its parts; `workers` takes the place of knowledge.workers."""
+    def installation(self, workers: int | None = None, settings: Path | None = None) -> Installation:
+        """The home folder with its parts; `workers` takes the place of knowledge.workers, `settings` of config.yaml."""
         from kbqa.build import Installation
 
         home = self.home
-        config = load_config(home)
+        config = load_config(home, path=settings)
         if workers is not None:
             config = replace(config, knowledge=replace(config.knowledge, workers=workers))
         return Installation(home, config)

@@ -51,16 +51,6 @@ class Benchmark:
     questions: tuple[Question, ...]
 
     @property
-    def judged(self) -> list[Question]:
-        """The questions with a relevant document."""
-        return [question for question in self.questions if question.relevant]
-
-    @property
-    def answered(self) -> list[Question]:
-        """The questions with a gold answer."""
-        return [question for question in self.questions if question.answerable and question.answers]
-
-    @property
     def answerable(self) -> list[Question]:
         return [question for question in self.questions if question.answerable]
 
@@ -71,6 +61,8 @@ class Benchmark:
 
 def load_benchmark(folder: Path) -> Benchmark:
     """Read a folder in either layout; ConfigError names the file or the line that is not as it should be."""
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}")
     if (folder / "qa.jsonl").is_file() and (folder / "files").is_dir():
         return Benchmark(folder, folder / "files", tuple(_file_questions(folder)))
     documents = tuple(_document(row) for row in _rows(folder, "corpus.jsonl", "text"))

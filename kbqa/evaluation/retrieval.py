@@ -17,9 +17,9 @@ from typing import Any
 from kbqa.analyzer import question_terms
 from kbqa.chain import KnowledgeBase
 from kbqa.errors import ConfigError, QuestionError
-from kbqa.evaluation.benchmark import OpenBase, Question, load_benchmark, opened, sampled
+from kbqa.evaluation.benchmark import Benchmark, OpenBase, Question, load_benchmark, opened, sampled
 
-__all__ = ["ArmScores", "RetrievalReport", "evaluate_retrieval"]
+__all__ = ["ArmScores", "RetrievalReport", "evaluate_retrieval", "measure_retrieval"]
 
 CUTOFFS = (1, 5, 10)
 DEEP = 100  # chunks looked at, so that ten documents come out even when one has many chunks
@@ -73,16 +73,28 @@ class RetrievalReport:
 
 
 def evaluate_retrieval(folder: Path, open_base: OpenBase, limit: int | None = None, seed: int = 0) -> RetrievalReport:
+    """`measure_retrieval` on a base that is made of the folder's documents."""
+    benchmark = load_benchmark(folder)
+    _judged(benchmark)  # before a base is made in vain
+    with opened(benchmark, open_base) as kb:
+        return measure_retrieval(kb, benchmark, limit, seed)
+
+
+def measure_retrieval(
+    kb: KnowledgeBase, benchmark: Benchmark, limit: int | None = None, seed: int = 0
+) -> RetrievalReport:
     """Recall, MRR, nDCG and latency of the lexical arm, the dense arm and both fused, on at most `limit` questions."""
     start = time.perf_counter()
-    benchmark = load_benchmark(folder)
-    questions = sampled(benchmark.judged, limit, seed)
-    if not questions:
-        raise ConfigError(f"{folder}: no question has a relevant document (qrels.tsv, or `file` in qa.jsonl)")
-    with opened(benchmark, open_base) as kb:
-        arms = {name: _score(questions, kb, arm) for name, arm in _arms(kb).items()}
-        documents, chunks = len(kb.store.documents()), kb.store.chunk_count
+    questions = sampled(_judged(benchmark), limit, seed)
+    arms = {name: _score(questions, kb, arm) for name, arm in _arms(kb).items()}
+    documents, chunks = len(kb.store.documents()), kb.store.chunk_count
     return RetrievalReport(documents, chunks, len(questions), arms, time.perf_counter() - start)
+
+
+def _judged(benchmark: Benchmark) -> list[Question]:
+    if questions := [question for question in benchmark.questions if question.relevant]:
+        return questions
+    raise ConfigError(f"{benchmark.folder}: no question has a relevant document (qrels.tsv, or `file` in qa.jsonl)")
 
 
 def _arms(kb: KnowledgeBase) -> dict[str, Arm]:

@@ -30,7 +30,16 @@ from kbqa.sentences import sentence_spans
 from kbqa.support import Support, check
 from kbqa.types import CELL_SEPARATOR, Chunk
 
-__all__ = ["FALSE", "TRUE", "Case", "KindScores", "SupportReport", "evaluate_support", "support_cases"]
+__all__ = [
+    "FALSE",
+    "TRUE",
+    "Case",
+    "KindScores",
+    "SupportReport",
+    "evaluate_support",
+    "measure_support",
+    "support_cases",
+]
 
 QUESTIONS = 300  # asked when no limit is given; each gives some ten sentences
 SENTENCE = (12, 200)  # characters of a sentence that is used
@@ -107,16 +116,23 @@ class SupportReport:
         }
 
 
-def evaluate_support(
-    folder: Path, open_base: OpenBase, limit: int | None = None, seed: int = 0, checker: Checker = check
+def evaluate_support(folder: Path, open_base: OpenBase, limit: int | None = None, seed: int = 0) -> SupportReport:
+    """`measure_support` on a base that is made of the folder's documents."""
+    benchmark = load_benchmark(folder)
+    if not benchmark.answerable:
+        raise ConfigError(f"{folder}: no question can be answered, so that no passages are found")
+    with opened(benchmark, open_base) as kb:
+        return measure_support(kb, benchmark, limit, seed)
+
+
+def measure_support(
+    kb: KnowledgeBase, benchmark: Benchmark, limit: int | None = None, seed: int = 0, checker: Checker = check
 ) -> SupportReport:
     """Precision and recall of `checker` on sentences made of what is found for at most `limit` questions."""
     start = time.perf_counter()
-    benchmark = load_benchmark(folder)
-    with opened(benchmark, open_base) as kb:
-        cases = list(support_cases(kb, benchmark, limit, seed))
+    cases = list(support_cases(kb, benchmark, limit, seed))
     if not cases:
-        raise ConfigError(f"{folder}: no sentence of the documents found is fit to be judged")
+        raise ConfigError(f"{benchmark.folder}: no sentence of the documents found is fit to be judged")
     return _report(cases, checker, start)
 
 
@@ -216,5 +232,6 @@ def _report(cases: Sequence[Case], checker: Checker, start: float) -> SupportRep
     return SupportReport(len(quotes), kinds, sum(quotes) / len(quotes), time.perf_counter() - start)
 
 
-def _share(part: int, whole: int) -> float:
-    return round(part / whole, 4) if whole else 0.0
+def _share(part: int, whole: int) -> float | None:
+    """None where there is nothing to take a share of."""
+    return round(part / whole, 4) if whole else None
