@@ -212,6 +212,15 @@ def test_markdown_that_opens_comments_without_end_does_not_take_minutes(tmp_path
     assert document.text
 
 
+def test_markdown_says_powers_and_not_what_is_struck_out(tmp_path):
+    text = "约 10<sup>3</sup> 个，单价~~900~~800元，~~七折~~。\n\n~~全部作废~~\n\n用 `~~` 删除~~文字~~。"
+    assert read(written(tmp_path / "a.md", text)).text.split("\n\n") == [
+        "约 10^3 个，单价800元，。",
+        "全部作废",
+        "用 ~~ 删除文字。",
+    ]
+
+
 def test_rst_has_titles_tables_and_code(tmp_path):
     text = (
         "安装\n====\n\n使用 ``pip`` 和 :ref:`指南 <guide>`::\n\n    pip install kbqa\n\n"
@@ -619,6 +628,63 @@ def test_a_saved_page_and_a_spreadsheet_that_is_html_are_read(tmp_path):
     assert document.warnings == ("named .xls, but read as html",)
 
 
+def test_a_page_says_powers_and_not_what_is_struck_out(tmp_path):
+    page = (
+        "<p>约 10<sup>3</sup> 个，每 m<sup>2</sup> 单价<del>900</del>800元</p><p><s>整段作废</s></p>"
+        "<p><ruby>漢<rp>(</rp><rt>hàn</rt></ruby>字</p>"
+    )
+    assert read(written(tmp_path / "a.html", page)).text.split("\n\n") == [
+        "约 10^3 个，每 m2 单价800元",
+        "整段作废",
+        "漢字",
+    ]
+
+
+def test_a_table_in_a_cell_keeps_its_rows_apart(tmp_path):
+    inner = "<table><tr><th>级别</th><th>限额</th></tr><tr><td>一类</td><td>800</td></tr></table>"
+    page = f"<table><tr><th>部门</th><th>标准</th></tr><tr><td>财务部</td><td>{inner}</td></tr></table>"
+    assert tables(read(written(tmp_path / "a.html", page))) == [["部门 | 标准", "财务部 | 级别 限额；一类 800"]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines", "header_rows"),
+    [
+        pytest.param(
+            [
+                "<td>姓名<td colspan=2>张三<td>性别<td>男",
+                "<td colspan=2>身份证号<td colspan=3>110101",
+                "<td colspan=5>备注",
+            ],
+            ["姓名 | 张三 | 性别 | 男", "身份证号 | 110101 |  | ", "备注 |  |  | "],
+            0,
+            id="a form",
+        ),
+        pytest.param(
+            ["<td>时间<td>周一<td>周二", "<td>上午<td colspan=2>例会", "<td>下午<td>巡检<td>复盘"],
+            ["时间 | 周一 | 周二", "上午 | 例会 | 例会", "下午 | 巡检 | 复盘"],
+            1,
+            id="a schedule",
+        ),
+        pytest.param(
+            ["<td>产品<td colspan=2>价格", "<td>甲<td>100<td>200", "<td>乙<td>110<td>210", "<td colspan=2>合计<td>620"],
+            ["产品 | 价格 | 价格", "甲 | 100 | 200", "乙 | 110 | 210", "合计 |  | 620"],
+            1,
+            id="a total",
+        ),
+        pytest.param(
+            ["<td>条款<td>甲方<td>乙方", "<td>付款<td colspan=2>双方应当在合同签订之日起三十个工作日之内结清"],
+            ["条款 | 甲方 | 乙方", "付款 | 双方应当在合同签订之日起三十个工作日之内结清 | "],
+            1,
+            id="a long text",
+        ),
+    ],
+)
+def test_a_cell_over_several_columns_stands_where_it_says_something(tmp_path, rows, lines, header_rows):
+    page = "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+    (block,) = read(written(tmp_path / "a.html", page)).blocks
+    assert (block.text.split("\n"), block.header_rows) == (lines, header_rows)
+
+
 def test_a_page_nested_too_deep_for_recursion_is_read(tmp_path):
     assert RULES in read(written(tmp_path / "a.html", "<div>" * 3000 + RULES)).text
 
@@ -656,6 +722,26 @@ def test_tracked_changes_are_read_as_accepted(tmp_path):
         "<w:moveFrom><w:r><w:t>移走</w:t></w:r></w:moveFrom>"
     )
     assert read(word(tmp_path / "合同.docx", body)).text == "付款期限为四十五天\n\n整段新增"
+
+
+def test_words_that_are_struck_out_are_left_out_unless_they_are_all_there_is(tmp_path):
+    def run(text, properties=""):
+        return f"<w:r><w:rPr>{properties}</w:rPr><w:t>{text}</w:t></w:r>"
+
+    struck, kept, raised = "<w:strike/>", "<w:strike w:val='0'/>", "<w:vertAlign w:val='superscript'/>"
+    body = (
+        f"<w:p>{run('单价')}{run('900', struck)}{run('800元', kept)}</w:p>"
+        f"<w:p>{run('整条作废', '<w:dstrike/>')}</w:p>"
+        f"<w:p>{run('约 10')}{run('3', raised)}{run(' 个')}</w:p>"
+    )
+    assert read(word(tmp_path / "a.docx", body)).text.split("\n\n") == ["单价800元", "整条作废", "约 10^3 个"]
+
+
+def test_the_table_of_contents_of_a_word_document_is_passed_over(tmp_path):
+    gallery = "<w:sdtPr><w:docPartObj><w:docPartGallery w:val='Table of Contents'/></w:docPartObj></w:sdtPr>"
+    contents = f"<w:sdt>{gallery}<w:sdtContent>{p('第一章 总则 1')}</w:sdtContent></w:sdt>"
+    other = f"<w:sdt><w:sdtContent>{p('控件里的正文。')}</w:sdtContent></w:sdt>"
+    assert read(word(tmp_path / "a.docx", contents + other)).text == "控件里的正文。"
 
 
 def test_automatic_numbers_of_articles_are_spelled_out(tmp_path):
@@ -746,6 +832,21 @@ def test_slides_have_pages_titles_tables_groups_and_notes(tmp_path):
     ]
 
 
+def test_a_slide_of_text_boxes_is_titled_by_its_largest_line(tmp_path):
+    pptx = pytest.importorskip("pptx")
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[6])
+    for text, points in (("全年无休", 18), ("售后服务政策", 32), ("两小时内响应", 18)):
+        run = slide.shapes.add_textbox(0, 0, 9, 9).text_frame.paragraphs[0].add_run()
+        run.text, run.font.size = text, pptx.util.Pt(points)
+    deck.save(tmp_path / "a.pptx")
+    assert shapes(read(tmp_path / "a.pptx")) == [
+        ("heading", "售后服务政策"),
+        ("text", "全年无休"),
+        ("text", "两小时内响应"),
+    ]
+
+
 def test_an_open_document_has_headings_lists_and_tables(tmp_path):
     names = " ".join(f'xmlns:{n}="urn:oasis:names:tc:opendocument:xmlns:{n}:1.0"' for n in ("office", "text", "table"))
     content = (
@@ -788,6 +889,17 @@ def test_a_book_is_read_in_the_order_of_its_spine(tmp_path):
     assert shapes(document) == [("heading", "第2章"), ("text", "内容2"), ("heading", "第1章"), ("text", "内容1")]
 
 
+def test_a_chapter_that_begins_with_its_title_says_it_once(tmp_path):
+    with zipfile.ZipFile(tmp_path / "书.epub", "w") as book:
+        book.writestr("mimetype", "application/epub+zip")
+        book.writestr(
+            "b.opf",
+            "<package><manifest><item id='1' href='1.html'/></manifest><spine><itemref idref='1'/></spine></package>",
+        )
+        book.writestr("1.html", "<html><head><title>第一章</title></head><body><p>第一章</p><p>内容</p></body></html>")
+    assert shapes(read(tmp_path / "书.epub")) == [("heading", "第一章"), ("text", "内容")]
+
+
 def test_rtf_in_code_page_936_and_with_unicode_escapes(tmp_path):
     hexed = "".join(f"\\'{byte:02x}" for byte in "住宿费".encode("gbk"))
     rtf = "{\\rtf1\\ansi\\ansicpg936 " + hexed + "\\par \\u38480?\\u39069?\\par}"
@@ -821,6 +933,41 @@ def test_a_mail_says_who_when_and_what_and_takes_its_attachments_in(tmp_path):
     assert (1, "差旅附件.csv") in headings(document)
     assert tables(document) == [["城市 | 限额", "上海 | 800"]]
     assert document.warnings[0].startswith("attachment 坏的.docx: is damaged")
+
+
+TABLE = "<p>价格如下：</p><table><tr><td>型号</td><td>价格</td></tr><tr><td>LQ-1</td><td>800</td></tr></table>"
+
+
+def said(path: Path, message) -> list[str]:
+    """What the blocks below the head of a mail say."""
+    head, *rest = (text for kind, text in shapes(read(written(path, message.as_bytes()))) if kind != "heading")
+    assert head.startswith("发件人：")
+    return rest
+
+
+def test_of_alternatives_the_one_is_read_that_says_more(tmp_path):
+    same = mail()
+    same.add_alternative("<p>各位同事：</p><p>演示版本冻结时间调整为10月27日。</p>", subtype="html")
+    same.add_alternative("BEGIN:VCALENDAR\nEND:VCALENDAR", subtype="calendar")
+    assert said(tmp_path / "a.eml", same) == ["各位同事：", "演示版本冻结时间调整为10月27日。"]
+    table = mail()
+    table.add_alternative(TABLE, subtype="html")
+    assert said(tmp_path / "b.eml", table) == ["价格如下：", "型号 | 价格\nLQ-1 | 800"]
+    empty = mail()
+    empty.set_content("请用支持HTML的软件查看。")
+    empty.add_alternative(f"<p>{RULES * 3}</p>", subtype="html")
+    assert said(tmp_path / "c.eml", empty) == [RULES * 3]
+
+
+def test_text_after_an_html_message_does_not_hide_it(tmp_path):
+    message = mail()
+    message.set_content(TABLE, subtype="html")
+    message.make_mixed()
+    for text in ("本邮件由列表转发。", "价格如下：\n型号 价格\nLQ-1 800"):  # the second says the same again
+        part = EmailMessage()
+        part.set_content(text)
+        message.attach(part)
+    assert said(tmp_path / "a.eml", message) == ["价格如下：", "型号 | 价格\nLQ-1 | 800", "本邮件由列表转发。"]
 
 
 def test_mails_inside_mails_are_read_down_to_a_limit(tmp_path):
@@ -864,6 +1011,28 @@ def test_the_xml_that_systems_export_as_excel_is_a_table(tmp_path):
     document = read(written(tmp_path / "导出.xls", xml))
     assert tables(document) == [["大区 | 城市 | 限额", "华东 | 上海 | 800", "华东 | 杭州 | 600"]]
     assert headings(document) == [(1, "限额")]
+
+
+def test_the_xml_of_excel_tells_dates_and_percentages(tmp_path):
+    cells = [
+        ("Number", "0.985", "p"),
+        ("Number", "36.5", "c"),
+        ("DateTime", "2024-01-15T00:00:00.000", ""),
+        ("DateTime", "1899-12-31T13:30:00.000", ""),
+        ("Boolean", "1", ""),
+        ("Error", "#DIV/0!", ""),
+        ("Number", "x", "p"),
+    ]
+    row = "".join(
+        f'<Cell ss:StyleID="{style}"><Data ss:Type="{kind}">{value}</Data></Cell>' for kind, value, style in cells
+    )
+    xml = (
+        '<Workbook xmlns:ss="urn:schemas-microsoft-com:office:spreadsheet"><Styles>'
+        '<Style ss:ID="p"><NumberFormat ss:Format="Percent"/></Style>'
+        '<Style ss:ID="c"><NumberFormat ss:Format="0.0&quot;℃&quot;"/></Style></Styles>'
+        f'<Worksheet ss:Name="甲"><Table><Row>{row}</Row></Table></Worksheet></Workbook>'
+    )
+    assert tables(read(written(tmp_path / "a.xml", xml))) == [["98.50% | 36.5℃ | 2024-01-15 | 13:30 | TRUE | x"]]
 
 
 def test_other_xml_is_read_by_its_text_and_entities_are_refused(tmp_path):

@@ -25,6 +25,8 @@ _HEADING_NAME = re.compile(r"(?:heading|标题|標題|überschrift|titre)\s*([1-
 _TITLE_NAME = re.compile(r"title|标题|標題|文档标题", re.IGNORECASE)
 _CONTENTS_NAME = re.compile(r"(?:toc|目录|目錄)\s*\d", re.IGNORECASE)
 _PAGE_NUMBER = re.compile(r"[\s\d\-–—/第页共頁of|Pp.age]*")
+_RAISED = "\0"  # stands before the digits of a superscript until their line is known
+_POWER = re.compile(f"(?<=\\d){_RAISED}(?=\\d)")
 _MAX_TITLE = 60
 
 
@@ -157,7 +159,7 @@ class _Docx:
     def paragraph(self, element: Element) -> Iterator[Block]:
         boxes: list[Element] = []
         marks: list[tuple[str, str]] = []
-        text = clean("".join(_run_text(element, boxes, marks)))
+        text = _line(_run_text(element, boxes, marks)) or _line(_run_text(element, [], [], struck=True))
         if text.strip() and not self.styles.is_contents(_value(first(element, "pPr"), "pStyle")):
             yield self.paragraph_block(element, text)
         for kind, number in marks:
@@ -236,7 +238,7 @@ def _body_elements(parent: Element | None) -> Iterator[Element]:
         kind = name(element)
         if kind in ("p", "tbl"):
             yield element
-        elif kind in ("sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag"):
+        elif kind in ("sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag") and not _is_contents(element):
             yield from _body_elements(element)
         elif kind == "AlternateContent":
             yield from _body_elements(_alternative(element))
@@ -261,8 +263,17 @@ def _wrapped(parent: Element, wanted: str) -> Iterator[Element]:
             yield from _wrapped(element, wanted)
 
 
-def _run_text(element: Element, boxes: list[Element], marks: list[tuple[str, str]]) -> Iterator[str]:
-    """The text of a paragraph as it stands after all changes; text boxes and notes are put aside."""
+def _line(parts: Iterator[str]) -> str:
+    return clean(_POWER.sub("^", "".join(parts)))
+
+
+def _run_text(
+    element: Element, boxes: list[Element], marks: list[tuple[str, str]], struck: bool = False
+) -> Iterator[str]:
+    """The text of a paragraph as it stands after all changes; text boxes and notes are put aside.
+
+    Words that are struck out are left out, or with `struck` read like others.
+    """
     for child in element:
         kind = name(child)
         if kind == "t":
@@ -279,6 +290,18 @@ def _run_text(element: Element, boxes: list[Element], marks: list[tuple[str, str
             marks.append((kind.removesuffix("Reference"), attribute(child, "id") or ""))
         elif kind == "AlternateContent":
             if (chosen := _alternative(child)) is not None:
-                yield from _run_text(chosen, boxes, marks)
-        elif kind and kind not in _SKIPPED:
-            yield from _run_text(child, boxes, marks)
+                yield from _run_text(chosen, boxes, marks, struck)
+        elif kind and kind not in _SKIPPED and (kind != "r" or struck or not _is_struck(child)):
+            if kind == "r" and _value(first(child, "rPr"), "vertAlign") == "superscript":
+                yield _RAISED
+            yield from _run_text(child, boxes, marks, struck)
+
+
+def _is_struck(run: Element) -> bool:
+    marks = [mark for kind in ("strike", "dstrike") for mark in children(first(run, "rPr"), kind)]
+    return any(attribute(mark, "val") not in ("0", "false", "off") for mark in marks)
+
+
+def _is_contents(element: Element) -> bool:
+    """Whether a content control holds the table of contents: the headings themselves follow."""
+    return (_value(first(element, "sdtPr", "docPartObj"), "docPartGallery") or "") == "Table of Contents"

@@ -70,7 +70,8 @@ def _chapter(data: bytes) -> list[Block]:
     """A chapter that names itself only in its <title> gets that as its heading."""
     title, blocks = html_content(decode(data)[0])
     if title and blocks and not any(block.kind == "heading" for block in blocks[:5]):
-        blocks = [heading_block(title, 1), *blocks]
+        said = one_line(blocks[0].text) == title
+        blocks = [heading_block(title, 1), *blocks[said:]]
     return blocks
 
 

@@ -14,17 +14,24 @@ from typing import NamedTuple
 from kbqa.readers.content import heading_block, table_block, text_block
 from kbqa.types import Block
 
-__all__ = ["Row", "Spans", "expand", "header_depth", "table_blocks"]
+__all__ = ["MAX_REPEATED", "Copy", "Row", "Spans", "expand", "header_depth", "table_blocks"]
 
 Row = Sequence[str]
 
 _LOOK_FOR_HEADER = 12  # rows
 _MAX_HEADER = 4
 _MAX_SPAN = 2_000  # a cell said to cover more is taken as it is
+MAX_REPEATED = 20  # characters; more in a cell over several columns is an entry of a form, no heading
 _FIGURE = re.compile(
     r"[-+(]?\s*[¥￥$€£]?\s*\d[\d,.\s]*(?:[%‰)]|万|亿|元|万元|亿元)?"
     r"|\d{4}-\d{2}-\d{2}(?:[ T].*)?|\d{1,2}:\d{2}(?::\d{2})?"
 )
+
+
+class Copy(str):
+    """The text of a cell that reaches over from a column further left."""
+
+    __slots__ = ()
 
 
 class Spans(NamedTuple):
@@ -38,16 +45,16 @@ class Spans(NamedTuple):
 
 
 def expand(cells: Iterable[Spans]) -> list[list[str]]:
-    """The full grid. A cell across a whole row of the table is a title or a note: it stays one cell."""
+    """The full grid. A cell across a whole row, a title or a note, stays one cell; so does a long text."""
     cells = list(cells)
     height = max((cell.row + 1 for cell in cells), default=0)  # a row needs a cell of its own to exist
     width = max((cell.column + cell.columns for cell in cells if cell.columns <= _MAX_SPAN), default=0)
     grid = [[""] * width for _ in range(height)]
     for cell in cells:
-        across = 1 if cell.columns >= width else cell.columns
+        copy = Copy("" if cell.columns >= width or len(cell.text) > MAX_REPEATED else cell.text)
         for row in range(cell.row, min(height, cell.row + min(cell.rows, _MAX_SPAN))):
-            for column in range(cell.column, min(width, cell.column + across)):
-                grid[row][column] = cell.text
+            for column in range(cell.column, min(width, cell.column + min(cell.columns, _MAX_SPAN))):
+                grid[row][column] = cell.text if column == cell.column else copy
     return grid
 
 
@@ -137,7 +144,7 @@ def table_blocks(
             title_level and index == 0 and len(set(_filled(row))) == 1 and len(line) <= 60 and line[-1] not in ":："
         )
         blocks.append(heading_block(line, title_level, page) if titled else text_block(line, page))
-    body: list[Row] = list(rows[start:])
+    body, header_rows = _without_copies(rows[start:], header_rows)
     if header_rows > 1:
         body[:header_rows] = [joined_header(body[:header_rows])]
         header_rows = 1
@@ -145,6 +152,22 @@ def table_blocks(
         text = "\n".join(cell for row in body for cell in dict.fromkeys(_filled(row)))
         return [*blocks, text_block(text, page)] if text else blocks
     return [*blocks, table_block(body, header_rows, page)]
+
+
+def _without_copies(rows: Sequence[Row], header_rows: int) -> tuple[list[Row], int]:
+    """The rows with each text once where cells are wide only because the form is drawn so; how many head them.
+
+    A cell that reaches over several headings says something about each of them: there its copies stay. Where most
+    rows are cut up, each in its own way, the table is a form, labels and entries by turns, without a header.
+    """
+    cut = [tuple(type(cell) is Copy for cell in row) for row in rows]
+    under = cut[header_rows - 1] if header_rows else ()
+    if not any(map(any, cut)) or (header_rows and not any(under)):
+        return list(rows), header_rows
+    if header_rows < 2 and len(set(cut)) > 2 and sum(map(any, cut)) > len(rows) / 2:
+        return [[cell for cell in row if type(cell) is not Copy] for row in rows], 0
+    body = [["" if type(cell) is Copy else cell for cell in row] for row in rows[header_rows:]]
+    return [*rows[:header_rows], *body], header_rows
 
 
 def _titles(rows: Sequence[Row]) -> int:

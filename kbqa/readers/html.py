@@ -14,7 +14,7 @@ from kbqa.errors import DocumentError
 from kbqa.readers.content import Content, ReadOptions, clean, heading_block, one_line, text_block
 from kbqa.readers.encoding import decode
 from kbqa.readers.grid import Spans, expand, table_blocks
-from kbqa.types import Block
+from kbqa.types import CELL_SEPARATOR, Block
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
@@ -24,7 +24,8 @@ __all__ = ["html_blocks", "html_content", "read_html", "read_mhtml"]
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w:.-]+)", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"^\s*<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([\w:.-]+)", re.IGNORECASE)
 _NOISE = ["script", "style", "noscript", "template", "svg", "iframe", "object", "embed", "canvas", "audio", "video"]
-_NOISE += ["select", "datalist", "rp", "annotation"]
+_NOISE += ["select", "datalist", "rp", "rt", "annotation"]
+_STRUCK = "del, s, strike, [style*=line-through]"
 _NAVIGATION = "nav, [role=navigation], [role=search]"
 _MENUS = ".nav, .navbar, .navigation, .breadcrumb, .breadcrumbs, #nav, #navbar, #navigation"
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
@@ -68,6 +69,7 @@ def html_content(text: str) -> tuple[str, list[Block]]:
     tree.strip_tags(_NOISE)
     if tree.body is None:
         return title, []
+    _drop_struck(tree.body)
     everything = list(_Walk().blocks(tree.body))
     _drop_navigation(tree.body)
     main = list(_Walk().blocks(tree.body))
@@ -76,6 +78,16 @@ def html_content(text: str) -> tuple[str, list[Block]]:
 
 def _length(blocks: list[Block]) -> int:
     return sum(len(block.text) for block in blocks)
+
+
+def _drop_struck(body: LexborNode) -> None:
+    """Removes words that are struck out where others stand beside them: 900 in front of 800元 is no 900800元."""
+    for node in body.css(_STRUCK):
+        block = node
+        while block.parent is not None and block.tag not in _BLOCKS:
+            block = block.parent
+        if block.mem_id != node.mem_id and len(block.text(strip=True)) > len(node.text(strip=True)):
+            node.remove()
 
 
 def _drop_navigation(body: LexborNode) -> None:
@@ -133,6 +145,9 @@ class _Walk:
             yield heading_block(_inline(node.text(separator="")), _HEADINGS[tag])
         elif tag == "br":
             self.line.append("\0")
+        elif tag == "sup" and (power := node.text(strip=True)).isdecimal():
+            ends_in_digit = bool(self.line) and self.line[-1][-1:].isdecimal()
+            self.line.append(f"^{power}" if ends_in_digit else power)  # 10 to the 3rd is not 103
         elif tag in ("pre", "listing", "xmp", "textarea"):
             yield from self.flush()
             yield Block("code", clean(node.text()))
@@ -256,5 +271,10 @@ def _span(cell: LexborNode, name: str) -> int:
 
 
 def _cell_text(cell: LexborNode) -> str:
-    """The cell's lines in one; blocks and nested rows are kept apart by spaces."""
-    return " ".join(block.text.replace("\n", " ") for block in _Walk().blocks(cell))
+    """The cell's lines in one; the rows of a table in it end with a semicolon."""
+    return " ".join(
+        "；".join(block.text.replace(CELL_SEPARATOR, " ").split("\n"))
+        if block.kind == "table"
+        else block.text.replace("\n", " ")
+        for block in _Walk().blocks(cell)
+    )

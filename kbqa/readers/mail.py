@@ -25,6 +25,9 @@ ReadAttachment = Callable[[bytes, str, ReadOptions], Content]
 
 _LABELS = {"From": "发件人", "To": "收件人", "Cc": "抄送", "Date": "日期", "Subject": "主题"}
 _MAX_ATTACHMENTS = 100
+_MAX_NESTED = 50  # parts in parts
+_MACHINES = ("calendar", "x-amp-html")  # texts that no person reads
+_FAR_MORE = 3  # times the plain text, which then only says that the reader should look at the other
 _UNTOLD = ("image", "audio", "video")  # pictures in mails are logos and signatures far more often than scans
 
 
@@ -45,10 +48,10 @@ def read_eml(data: bytes, options: ReadOptions, read_attachment: ReadAttachment)
     chinese = re.search(f"[{CJK}]", "".join(headers.values())) is not None
     head = "\n".join(f"{_LABELS[key]}：{value}" if chinese else f"{key}: {value}" for key, value in headers.items())
     parts = list(_leaves(message, []))
-    texts = [part for part in parts if not _name(part) and part.get_content_maintype() == "text"]
     warnings: list[str] = []
+    texts = _without_doubles([_blocks(part, warnings) for part in _text_parts(message)])
     blocks = [heading_block(subject, 1)] if subject else []
-    blocks += [text_block(head), *_body(texts, warnings)]
+    blocks += [text_block(head), *(block for text in texts for block in text)]
     attachments = [part for part in parts if _name(part) and part.get_content_maintype() not in _UNTOLD]
     for part in attachments[:_MAX_ATTACHMENTS]:
         blocks += _attachment(part, options, read_attachment, warnings)
@@ -95,7 +98,7 @@ def _name(part: Message) -> str:
 
 def _leaves(message: Message, above: list[Message]) -> Iterator[Message]:
     """The parts that are no containers; an attached message is one part, and is read as a file of its own."""
-    if len(above) > 50:
+    if len(above) > _MAX_NESTED:
         return
     if message.get_content_type() == "message/rfc822" and above:
         yield message
@@ -115,19 +118,57 @@ def _payload(part: Message) -> bytes:
     return payload if isinstance(payload, bytes) else b""
 
 
-def _body(parts: list[Message], warnings: list[str]) -> Iterator[Block]:
-    """The plain parts if they say anything, else the HTML ones."""
-    texts = {}
-    for part in parts:
-        texts[part], lost = decode(_payload(part), str(part.get_param("charset") or ""))
-        warnings += lost
-    plain = [text for part, text in texts.items() if part.get_content_subtype() != "html" and text.strip()]
-    for text in plain:
-        for paragraph in clean(text).split("\n\n"):
-            yield text_block(paragraph)
-    for part, text in texts.items():
-        if not plain and part.get_content_subtype() == "html":
-            yield from html_content(text)[1]
+def _text_parts(message: Message, depth: int = 0) -> list[Message]:
+    """The parts that hold the message itself, in order: of alternatives the plain one or the HTML one."""
+    if message.get_content_type() == "message/rfc822" and depth:
+        return []
+    if message.is_multipart():
+        below = [_text_parts(part, depth + 1) for part in _parts(message)] if depth < _MAX_NESTED else []
+        if message.get_content_type() == "multipart/alternative":
+            return _chosen(below)
+        return [part for parts in below for part in parts]
+    is_text = message.get_content_maintype() == "text" and message.get_content_subtype() not in _MACHINES
+    return [message] if is_text and not _name(message) else []
+
+
+def _chosen(alternatives: list[list[Message]]) -> list[Message]:
+    """HTML where it shows a table, which plain text takes apart, or says far more; else the plain text."""
+    plain: list[list[Message]] = []
+    rich: list[list[Message]] = []
+    for parts in filter(None, alternatives):
+        (rich if any(part.get_content_subtype() == "html" for part in parts) else plain).append(parts)
+    if not plain or not rich:
+        return next(iter([*rich, *plain]), [])
+    shown = [block for part in rich[0] for block in _blocks(part, [])]
+    said = [block for part in plain[0] for block in _blocks(part, [])]
+    tables = any(block.kind == "table" for block in shown)
+    return rich[0] if tables or len(_letters(shown)) > _FAR_MORE * len(_letters(said)) else plain[0]
+
+
+def _without_doubles(texts: list[list[Block]]) -> list[list[Block]]:
+    """Without those that say what another one says: some programs do not mark alternatives as such."""
+    kept: list[list[Block]] = []
+    for text in sorted(texts, key=lambda text: -len(_letters(text))):  # of equals the first stays
+        if not any(_letters(text) in _letters(other) for other in kept):
+            kept.append(text)
+    return [text for text in texts if any(text is other for other in kept)]
+
+
+def _letters(text: list[Block]) -> str:
+    return "".join(re.findall(r"\w+", "".join(block.text for block in text)))
+
+
+def _parts(message: Message) -> list[Message]:
+    payload = message.get_payload()
+    return [part for part in payload if isinstance(part, Message)] if isinstance(payload, list) else []
+
+
+def _blocks(part: Message, warnings: list[str]) -> list[Block]:
+    text, lost = decode(_payload(part), str(part.get_param("charset") or ""))
+    warnings += lost
+    if part.get_content_subtype() == "html":
+        return html_content(text)[1]
+    return [text_block(paragraph) for paragraph in clean(text).split("\n\n")]
 
 
 def _attachment(

@@ -39,6 +39,8 @@ _TAG = re.compile(
     r"(?:\s[^<>]*)?/?>"
 )
 _BREAK = re.compile(r"<(?:br|/p|/li|/div|/tr|/h[1-6]|/dt|/dd|/summary)\s*/?>[ \t]*\n?", re.IGNORECASE)
+_POWER = re.compile(r"(?<=\d)<sup>\s*(\d+)\s*</sup>", re.IGNORECASE)
+_STRUCK = re.compile(r"~~(?=\S)([^~\n]+?)(?<=\S)~~|<(del|s|strike)>[^<\n]*</\2>", re.IGNORECASE)
 _SPECIAL = re.compile(r"[*_`\[\]<~\\&]")
 _INLINE = re.compile(
     r"(?P<ticks>`+)(?P<code>(?:[^`]|(?!(?P=ticks))`+)+?)(?<!`)(?P=ticks)(?!`)"
@@ -69,9 +71,16 @@ def read_md(data: bytes, options: ReadOptions) -> Content:
 
 
 def plain(text: str) -> str:
-    """A line of markdown without its marks: links and pictures keep their text, code its content."""
+    """A line of markdown without its marks: links and pictures keep their text, code its content.
+
+    What is struck out is left out where other words stand beside it.
+    """
     if not _SPECIAL.search(text):
         return text
+    if "<sup" in text:
+        text = _POWER.sub(r"^\1", text)
+    if ("~~" in text or "</" in text) and "`" not in text:
+        text = _STRUCK.sub("", text) if re.search(r"\w", _STRUCK.sub("", text)) else text
     text = _INLINE.sub(_unmarked, text)
     return html.unescape(text) if "&" in text else text
 

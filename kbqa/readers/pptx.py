@@ -15,6 +15,7 @@ from kbqa.types import Block
 __all__ = ["chart_blocks", "diagram_text", "read_pptx"]
 
 _TITLES = ("title", "ctrTitle")
+_MAX_TITLE = 40
 _FURNITURE = ("sldNum", "dt", "ftr", "hdr", "sldImg")  # placeholders that repeat on every slide
 
 
@@ -44,7 +45,8 @@ def _slides(container: zipfile.ZipFile) -> list[str]:
 def _slide(container: zipfile.ZipFile, part: str, page: int) -> Iterator[Block]:
     tree = first(parse(container.read(part)), "cSld", "spTree")
     shapes = [shape for shape in _shapes(tree) if _placeholder(shape) not in _FURNITURE]
-    titles = [shape for shape in shapes if _placeholder(shape) in _TITLES]
+    titles = [shape for shape in shapes if _placeholder(shape) in _TITLES and any(_paragraphs(shape))]
+    titles = titles or _set_largest(shapes)
     for shape in titles:
         yield heading_block(" ".join(_paragraphs(shape)), 1, page)
     for shape in shapes:
@@ -60,6 +62,20 @@ def _slide(container: zipfile.ZipFile, part: str, page: int) -> Iterator[Block]:
             for shape in _shapes(notes):
                 if _placeholder(shape) == "body":
                     yield text_block("\n".join(_paragraphs(shape)), page)
+
+
+def _set_largest(shapes: list[Element]) -> list[Element]:
+    """What serves as title on a slide of text boxes: one short line in larger type than all the others."""
+    sizes = {
+        index: max(given)
+        for index, shape in enumerate(shapes)
+        if (given := [int(attribute(run, "sz") or 0) for run in descendants(shape, "rPr")]) and any(_paragraphs(shape))
+    }
+    largest = [index for index, size in sizes.items() if size and size == max(sizes.values())]
+    if len(sizes) < 2 or len(largest) != 1:
+        return []
+    lines = list(_paragraphs(shapes[largest[0]]))
+    return [shapes[largest[0]]] if len(lines) == 1 and 1 < len(lines[0]) <= _MAX_TITLE and "\n" not in lines[0] else []
 
 
 def _shapes(parent: Element | None) -> Iterator[Element]:

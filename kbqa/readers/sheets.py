@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kbqa.errors import DocumentError
+from kbqa.readers.grid import MAX_REPEATED, Copy
 
 __all__ = ["Range", "Sheet", "check_extent", "fill_merged", "laid_out", "note"]
 
@@ -44,7 +45,8 @@ def check_extent(title: str, height: int, width: int) -> None:
 
 
 def fill_merged(rows: Sequence[list[str]], ranges: Sequence[Range], top: int, left: int) -> None:
-    """Write the value of merged cells into every cell they cover, except titles across the whole sheet.
+    """Write the value of merged cells into every cell they cover, except titles across the whole sheet; a long one
+    into the first column alone.
 
     `top` and `left` say where on the sheet `rows` begin.
     """
@@ -53,9 +55,10 @@ def fill_merged(rows: Sequence[list[str]], ranges: Sequence[Range], top: int, le
         y, x = first_row - top, first_column - left
         if not (0 <= y < height and 0 <= x < width) or (x == 0 and last_column - left >= width - 1):
             continue
-        value = rows[y][x]
+        value, end = rows[y][x], last_column - left + 1
+        filled = [value, *[Copy("" if len(value) > MAX_REPEATED else value)] * (min(end, width) - x - 1)]
         for row in rows[y : last_row - top + 1]:
-            row[x : last_column - left + 1] = [value] * len(row[x : last_column - left + 1])
+            row[x:end] = filled[: len(row[x:end])]
 
 
 def note(row: int, column: int, text: str) -> str:
