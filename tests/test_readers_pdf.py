@@ -328,6 +328,34 @@ def test_a_raised_figure_is_no_part_of_the_one_before_it():
     assert texts(paper.done()) == ["大约 10^5"]
 
 
+def test_a_table_with_lines_between_its_rows_alone_keeps_the_lines_of_its_cells_together():
+    paper = Paper()
+    for y in (100, 120, 160, 200):
+        paper.canvas.line(60, HEIGHT - y, 500, HEIGHT - y)
+    paper.cells([60, 150, 400], [100], [["条款", "内容", "备注"]])
+    for y, label, lines, note in (
+        (120, "保修", ["一年之内非人为的故障免费维修，往", "返运费由本公司承担。"], "见附件"),
+        (160, "退货", ["七天之内不影响二次销售的可以退，", "运费由买方承担。"], "无"),
+    ):
+        paper.write(63, y + 24, label)
+        paper.lines(153, y + 16, lines)
+        paper.write(403, y + 24, note)
+    (table,) = paper.done().blocks
+    assert table.text.split("\n") == [
+        "条款 | 内容 | 备注",
+        "保修 | 一年之内非人为的故障免费维修，往返运费由本公司承担。 | 见附件",
+        "退货 | 七天之内不影响二次销售的可以退，运费由买方承担。 | 无",
+    ]
+
+
+def test_lines_between_paragraphs_make_no_table():
+    paper = Paper()
+    for number in range(5):
+        paper.canvas.line(60, HEIGHT - 100 - 30 * number, 500, HEIGHT - 100 - 30 * number)
+        paper.write(72, 120 + 30 * number, f"第{number}条说明：设备应当每月检查一次，检查结果记入台账。")
+    assert all(block.kind == "text" for block in paper.done().blocks)
+
+
 def test_a_table_that_goes_on_over_the_page_keeps_its_header():
     paper = Paper()
     paper.grid(TABLE_XS, [700, 720, 740])

@@ -20,7 +20,7 @@ from statistics import median
 from kbqa.readers.glyphs import Row, Segment, Table, join, space_between
 from kbqa.readers.paragraphs import Paragraph, paragraphs
 
-__all__ = ["arrange", "rows_of"]
+__all__ = ["arrange", "merged_intervals", "rows_of"]
 
 _LABEL = re.compile(r"[•●○■□◆◇▪▲△★☆※√✓–—*·\-①-⑳]|[（(\[]?[A-Za-z\d.]{1,4}[）)\].、．]?$")
 _NUMBER = re.compile(r"[-+(（]?[¥$€]?\d[\d,.]*[%）)]?$")
@@ -208,7 +208,7 @@ def _aligned(rows: list[Row], start: int) -> tuple[int, Table | None]:
             break
         if taken and row[0].top - max(segment.bottom for segment in taken[-1]) > 2.5 * em:
             break
-        merged = _bands([*bands, *((segment.x0, segment.x1) for segment in row)])
+        merged = merged_intervals([*bands, *((segment.x0, segment.x1) for segment in row)])
         columns_hit = {_band_of(merged, segment) for segment in row}
         single = len(row) == 1 and len(merged) == len(bands) and taken and _continues_cell(taken[-1], row[0])
         if len(merged) < max(2, len(bands)) or (len(columns_hit) < 2 and not single):
@@ -242,7 +242,8 @@ def _continues_cell(row: Row, below: Segment) -> bool:
     )
 
 
-def _bands(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def merged_intervals(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that overlap made one, in order."""
     merged: list[tuple[float, float]] = []
     for start, end in sorted(intervals):
         if merged and start < merged[-1][1]:

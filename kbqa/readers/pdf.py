@@ -19,6 +19,7 @@ from kbqa.readers.glyphs import Glyph, Segment, Table, join_all, segments, writt
 from kbqa.readers.grid import header_depth, joined_header
 from kbqa.readers.image import NEEDS_OCR, can_ocr, ocr
 from kbqa.readers.layout import arrange, rows_of
+from kbqa.readers.opentables import missing_rulings
 from kbqa.readers.paragraphs import Paragraph
 from kbqa.readers.pdfium import PageContent, page_content
 from kbqa.readers.progress import advance
@@ -178,9 +179,11 @@ def _page(pdf: pdfium.PdfDocument, number: int, forms: bool) -> _Page:
 
 def _with_tables(glyphs: list[Glyph], content: PageContent) -> list[Segment]:
     """The page's text as segments; a ruled table is one segment in the place where it stands."""
-    grids = [grid for grid in find_grids(content.rulings) if len(grid.xs) > 2]
+    text = segments(glyphs)
+    rulings = [*content.rulings, *missing_rulings(content.rulings, text)]
+    grids = [grid for grid in find_grids(rulings) if len(grid.xs) > 2]
     if not grids:
-        return segments(glyphs)
+        return text
     free: list[Glyph] = []
     inside: defaultdict[int, list[Glyph]] = defaultdict(list)
     for glyph in glyphs:
