@@ -6,6 +6,7 @@ becomes a ruled one like any other, in which cells may have several lines of tex
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ __all__ = ["missing_rulings"]
 
 _SAME = 4.0  # points by which the ends of the lines may differ
 _MIN_LINES = 4  # a header and two rows; with a line above and below the header alone, rows are told by their text
+_MAX_LINES = 500
 _MIN_WIDTH = 100.0  # points
 _MAX_HEIGHT = 200.0  # of a row
 
@@ -38,12 +40,14 @@ def missing_rulings(rulings: Sequence[Ruling], segments: Sequence[Segment]) -> l
 def _stacks(rulings: Sequence[Ruling]) -> Iterator[list[Ruling]]:
     """Lines across, below each other and equally long."""
     across = [line for line in rulings if line.across and line.end - line.start > _MIN_WIDTH]
-    while across:
-        first = across[0]
-        alike = [line for line in across if abs(line.start - first.start) < _SAME and abs(line.end - first.end) < _SAME]
-        across = [line for line in across if line not in alike]
+    if len(across) > _MAX_LINES:
+        return  # a drawing
+    alike: defaultdict[tuple[int, int], list[Ruling]] = defaultdict(list)
+    for line in across:
+        alike[round(line.start / _SAME), round(line.end / _SAME)].append(line)
+    for lines in alike.values():
         stack: list[Ruling] = []
-        for line in sorted(alike, key=lambda line: line.at):
+        for line in sorted(lines, key=lambda line: line.at):
             if stack and line.at - stack[-1].at > _MAX_HEIGHT:
                 if len(stack) >= _MIN_LINES:
                     yield stack

@@ -109,6 +109,7 @@ def _rejoined(pages: Sequence[Page], body: float) -> list[Page]:
     drawn: list[list[Paragraph | Table]] = []  # their items
     cut: Paragraph | None = None  # the last paragraph of the text
     place = (0, 0)  # of it: index of the page in `out` and of the item on it
+    borders: tuple[float, float] | None = None  # of its column
     for page in pages:
         items: list[Paragraph | Table] = []
         drawn.append(items)
@@ -117,13 +118,13 @@ def _rejoined(pages: Sequence[Page], body: float) -> list[Page]:
             if isinstance(item, Table):
                 cut = None
             elif cut is not None and (place[0] < len(out) - 1 or item.top < cut.top):
-                left, right = _borders(pages[place[0]].items, cut)
-                if goes_on(cut, item, left, right):
+                borders = borders or _borders(pages[place[0]].items, cut)
+                if goes_on(cut, item, *borders):
                     cut = joined(cut, item)
                     drawn[place[0]][place[1]] = cut
                     continue
             if isinstance(item, Paragraph) and item.size >= 0.92 * body:
-                cut, place = item, (len(out) - 1, len(items))
+                cut, place, borders = item, (len(out) - 1, len(items)), None
             items.append(item)
     return out
 
