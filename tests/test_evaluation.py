@@ -272,6 +272,10 @@ def test_the_trade_off_puts_the_threshold_where_so_many_answerable_questions_are
     assert report.answered_at(0.10) == pytest.approx(1 / 5)  # 0.11
 
 
+def test_the_trade_off_runs_from_refusing_nothing_to_refusing_everything():
+    assert refusals([0.4, 0.8], [0.4, 0.1]).trade_off() == [(0, 1), (0, 0.5), (0.5, 0), (1, 0)]
+
+
 def test_a_confidence_that_says_how_often_it_is_right_has_no_calibration_error():
     """Three of four answerable at 0.75 and one of four at 0.25, either kind weighing the same."""
     assert refusals([0.75, 0.75, 0.75, 0.25], [0.75, 0.25, 0.25, 0.25]).calibration_error == pytest.approx(0)

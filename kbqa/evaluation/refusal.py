@@ -6,6 +6,7 @@ how often it is right.
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -83,6 +84,12 @@ class RefusalReport:
         told, untold = _confidences(self.answerable), _confidences(self.unanswerable)
         threshold = told[min(int(wrong_refusals * len(told) + 1e-9), len(told) - 1)]
         return 1 - bisect_left(untold, threshold) / len(untold)
+
+    def trade_off(self) -> list[tuple[float, float]]:
+        """(share of the answerable refused, share of the unanswerable answered) for every threshold, from 0 to 1."""
+        told, untold = _confidences(self.answerable), _confidences(self.unanswerable)
+        thresholds = [*sorted({*told, *untold}), math.inf]
+        return [(bisect_left(told, t) / len(told), 1 - bisect_left(untold, t) / len(untold)) for t in thresholds]
 
     @property
     def calibration_error(self) -> float:

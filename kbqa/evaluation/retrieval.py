@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from kbqa.analyzer import question_terms
@@ -21,7 +22,8 @@ from kbqa.evaluation.benchmark import Benchmark, OpenBase, Question, load_benchm
 
 __all__ = ["ArmScores", "RetrievalReport", "evaluate_retrieval", "measure_retrieval"]
 
-CUTOFFS = (1, 5, 10)
+CUTOFFS = (1, 5, 10)  # that are reported
+DEPTH = max(CUTOFFS)
 DEEP = 100  # chunks looked at, so that ten documents come out even when one has many chunks
 
 Arm = Callable[[str], Sequence[int]]
@@ -30,16 +32,16 @@ _SPACE = re.compile(r"\s")
 
 @dataclass(frozen=True, slots=True)
 class ArmScores:
-    """Means over all questions: recall@k is the share of a question's relevant documents among the first k.
+    """Means over all questions; `recall[k - 1]` is the share of a question's relevant documents among the first k.
 
-    `evidence` is the share of a question's evidence sentences that stand in the first k chunks, over the questions
-    that have some; empty where none has.
+    `evidence[k - 1]` is the share of a question's evidence sentences that stand in the first k chunks, over the
+    questions that have some; empty where none has.
     """
 
-    recall: dict[int, float]
+    recall: tuple[float, ...]
     mrr10: float
     ndcg10: float
-    evidence: dict[int, float]
+    evidence: tuple[float, ...]
     p50_ms: float
     p99_ms: float
 
@@ -60,10 +62,10 @@ class RetrievalReport:
             "queries": self.queries,
             "arms": {
                 name: {
-                    **{f"recall@{k}": round(value, 4) for k, value in arm.recall.items()},
+                    **{f"recall@{k}": round(arm.recall[k - 1], 4) for k in CUTOFFS},
                     "mrr@10": round(arm.mrr10, 4),
                     "ndcg@10": round(arm.ndcg10, 4),
-                    **{f"evidence_recall@{k}": round(value, 4) for k, value in arm.evidence.items()},
+                    **{f"evidence_recall@{k}": round(arm.evidence[k - 1], 4) for k in CUTOFFS if arm.evidence},
                     "latency_ms": {"p50": round(arm.p50_ms, 2), "p99": round(arm.p99_ms, 2)},
                 }
                 for name, arm in self.arms.items()
@@ -114,45 +116,48 @@ def _arms(kb: KnowledgeBase) -> dict[str, Arm]:
 
 
 def _score(questions: Sequence[Question], kb: KnowledgeBase, arm: Arm) -> ArmScores:
-    recall = dict.fromkeys(CUTOFFS, 0.0)
-    evidence: dict[int, list[float]] = {k: [] for k in CUTOFFS}
+    recall, evidence, latencies = [], [], []
     mrr = ndcg = 0.0
-    latencies = []
     for question in questions:
         start = time.perf_counter()
         ids = arm(question.text)
         latencies.append((time.perf_counter() - start) * 1000)
         chunks = kb.store.chunks(ids)
         found = [chunks[i] for i in ids if i in chunks]
-        ranked = list(dict.fromkeys(chunk.source for chunk in found))[: max(CUTOFFS)]
+        ranked = list(dict.fromkeys(chunk.source for chunk in found))[:DEPTH]
         relevant = question.relevant
-        for k in CUTOFFS:
-            recall[k] += len(relevant.keys() & set(ranked[:k])) / len(relevant)
-            if question.evidence:
-                evidence[k].append(_told(question.evidence, [chunk.text for chunk in found[:k]]))
+        recall.append(_shares([ranked.index(d) if d in ranked else DEPTH for d in relevant]))
+        if question.evidence:
+            evidence.append(_shares(_places(question.evidence, [chunk.text for chunk in found[:DEPTH]])))
         mrr += next((1 / rank for rank, document in enumerate(ranked, 1) if document in relevant), 0.0)
         ndcg += _ndcg([relevant.get(document, 0) for document in ranked], relevant.values())
     count = len(questions)
     latencies.sort()
     return ArmScores(
-        {k: value / count for k, value in recall.items()},
+        tuple(map(fmean, zip(*recall, strict=True))),
         mrr / count,
         ndcg / count,
-        {k: sum(values) / len(values) for k, values in evidence.items() if values},
+        tuple(map(fmean, zip(*evidence, strict=True))),
         latencies[count // 2],
         latencies[min(count - 1, int(count * 0.99))],
     )
 
 
-def _told(evidence: Sequence[str], texts: Sequence[str]) -> float:
-    """The share of the sentences that stand in one of the texts, white space aside."""
+def _shares(places: Sequence[int]) -> list[float]:
+    """Which share of the things wanted is among the first 1, 2, ... DEPTH; `places`: where each stands, from 0."""
+    return [sum(place < k for place in places) / len(places) for k in range(1, DEPTH + 1)]
+
+
+def _places(evidence: Sequence[str], texts: Sequence[str]) -> list[int]:
+    """For each sentence the first of the texts that it stands in, white space aside; DEPTH where it stands in none."""
     bare = [_SPACE.sub("", text) for text in texts]
-    return sum(any(_SPACE.sub("", sentence) in text for text in bare) for sentence in evidence) / len(evidence)
+    wanted = [_SPACE.sub("", sentence) for sentence in evidence]
+    return [next((at for at, text in enumerate(bare) if sentence in text), DEPTH) for sentence in wanted]
 
 
 def _ndcg(grades: Sequence[int], possible: Iterable[int]) -> float:
     """nDCG@10 with the grades as gains (Järvelin and Kekäläinen 2002)."""
-    ideal = sorted(possible, reverse=True)[:10]
+    ideal = sorted(possible, reverse=True)[:DEPTH]
     return _dcg(grades) / _dcg(ideal) if ideal else 0.0
 
 
