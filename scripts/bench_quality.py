@@ -13,7 +13,10 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -82,6 +85,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="at most so many questions of each kind and set (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sets", help="only these, parted by commas")
+    parser.add_argument("--jobs", type=int, default=2, help="sets measured at a time (default: 2)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where quality.md goes (default: docs)")
     options = parser.parse_args()
     found = sets(os.environ.get("KBQA_TESTDATA"))
@@ -89,7 +93,8 @@ def main() -> int:
     if unknown := [name for name in names if name not in found]:
         parser.error(f"there is no set {unknown[0]}; there are: {', '.join(found)}")
     start = time.perf_counter()
-    measured = [measure(name, found[name](), options.limit, options.seed) for name in names]
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        measured = list(pool.map(measure, names, repeat(options.limit), repeat(options.seed)))
     if not options.sets and len(found) == 1 and options.out == ROOT / "docs":
         print("KBQA_TESTDATA is not set: docs/quality.md stays as it is")
         print(answers_table(measured), refusal_table(measured), sep="\n\n")
@@ -121,8 +126,9 @@ def samples() -> Benchmark:
     return Benchmark(ROOT / "knowledge" / "samples", ROOT / "knowledge" / "samples", tuple(questions))
 
 
-def measure(name: str, benchmark: Benchmark, limit: int | None, seed: int) -> Measured:
+def measure(name: str, limit: int | None, seed: int) -> Measured:
     start = time.perf_counter()
+    benchmark = sets(os.environ.get("KBQA_TESTDATA"))[name]()
     with TemporaryDirectory(prefix="kbqa-quality-") as home:
         installation = Installation(Home(Path(home)), Config())
         with opened(benchmark, installation.temporary_base) as kb:
