@@ -118,7 +118,8 @@ class Passage:
 
     def __init__(self, text: str) -> None:
         self.text = fold(text)
-        self._words = frozenset(analyze(text).words)
+        self._given = text
+        self._words: frozenset[str] | None = None
 
     def share(self, word: str) -> float:
         """1 where the word stands, else the share of its character pairs that do (报销制度 in 报销办法: a third).
@@ -126,11 +127,18 @@ class Passage:
         A Chinese word whose characters stand there inside other words counts INSIDE: the dictionary cuts 年假 now as
         one word, now as two, but 产假 is not 陪产假. A Latin word or a number must be a word of the text.
         """
-        if word in self._words:
-            return 1.0
-        if not _CJK_RUN.match(word):
+        chinese = _CJK_RUN.match(word) is not None
+        if word in self.text or (not chinese and "," in self.text):  # 1000 is a word of "1,000"
+            if word in self._all_words():
+                return 1.0
+            return INSIDE if chinese else 0.0
+        if not chinese:
             return 0.0
-        if word in self.text:
-            return INSIDE
         pairs = [word[i : i + 2] for i in range(len(word) - 1)]
         return INSIDE * sum(pair in self.text for pair in pairs) / len(pairs) if pairs else 0.0
+
+    def _all_words(self) -> frozenset[str]:
+        """Most texts that are asked hold no word of the question: they are never cut."""
+        if self._words is None:
+            self._words = frozenset(analyze(self._given).words)
+        return self._words

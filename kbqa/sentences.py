@@ -14,6 +14,17 @@ __all__ = ["header_of", "sentence_spans"]
 _END = re.compile(
     r"""(?:[!?]*[。！？；…][。！？；!?…]*|[!?]+(?![!?A-Za-z0-9_/=&%]))[”’」』）)\]"']*|[.;]["')\]”’]*(?=\s)"""
 )
+# What ends with a full stop and seldom ends a sentence, and initials. One that does (「... of Acme Inc.」) is taken for
+# the end where a capital letter follows that begins a usual first word.
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\"'“‘])(?:(?:inc|ltd|co|corp|llc|plc|gmbh|mr|mrs|ms|dr|prof|st|no|nos|fig|figs|eq|sec|ch|vol|pp?|ed|eds|al"
+    r"|vs|etc|approx|dept|est|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|e\.g|i\.e|cf|u\.s|u\.k|a\.m|p\.m)|[a-z])\.$",
+    re.IGNORECASE,
+)
+_BEGINS = re.compile(
+    r"\s+(?:(?:The|This|That|These|Those|It|Its|In|On|At|By|For|From|With|As|After|Before|During|He|She|They|We|Our|Their|"
+    r"However|Moreover|Additionally|Furthermore|Also|Finally|First|Second|Lastly|Overall|When|While|If|Since|A|An)\b|\n)"
+)
 
 
 def sentence_spans(text: str, start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
@@ -28,8 +39,9 @@ def sentence_spans(text: str, start: int = 0, end: int | None = None) -> list[tu
         at = line_start
         if text.find(CELL_SEPARATOR, line_start, line_end) < 0:
             for match in _END.finditer(text, line_start, line_end):
-                spans.append((at, match.end()))
-                at = match.end()
+                if not _abbreviates(text, at, match.end()):
+                    spans.append((at, match.end()))
+                    at = match.end()
         spans.append((at, line_end))
     return [span for span in (_stripped(text, *span) for span in spans) if span[0] < span[1]]
 
@@ -48,6 +60,13 @@ def header_of(text: str, start: int, preface: str = "") -> str:
     if top == 0 and preface.count(CELL_SEPARATOR) >= cells:
         return preface
     return _line_at(text, top) if top < start else ""
+
+
+def _abbreviates(text: str, start: int, end: int) -> bool:
+    """Whether the full stop before `end` belongs to an abbreviation, and the sentence goes on."""
+    if text[end - 1] != ".":
+        return False
+    return bool(_ABBREVIATION.search(text, max(start, end - 8), end)) and not _BEGINS.match(text, end)
 
 
 def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

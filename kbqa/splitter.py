@@ -25,7 +25,7 @@ from kbqa.types import BLOCK_SEPARATOR, Block, Chunk, Document
 
 __all__ = ["Splitter", "in_words"]
 
-VERSION = 2
+VERSION = 3
 HEADING_SEPARATOR = " > "
 HEADING_LIMIT = 80  # characters of one heading in the path: what is longer was hardly meant as a heading
 ROW_LIMIT = 4  # a table row longer than so many chunk sizes is cut after all, like text

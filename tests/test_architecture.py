@@ -15,6 +15,7 @@ FLOORS = [  # lowest first
     {"config"},
     {"analyzer"},
     {"questions", "sentences"},
+    {"evidence"},
     {"readers", "splitter", "embedders", "store", "prompt", "support", "chatglm"},
     {"generators", "retriever", "sandbox", "documents"},
     {"ingest"},

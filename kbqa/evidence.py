@@ -1,0 +1,156 @@
+"""What in the hits speaks for an answer: their sentences and table rows, each weighed against the question.
+
+Two ask for it: the extractive generator quotes the best ones, the confidence says how likely the best one answers. A
+sentence is weighed by the question's words, each by how telling it is in the base (`weights`, idf): those that stand in
+the sentence itself, those that only its headings or table header hold, and those that the neighbouring sentences hold,
+on which it may lean (「其长1.2米」). Then there is what could fill the question's gap, and whatever the question pins
+down by number.
+
+Knows nothing about indexes, models or thresholds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from kbqa.analyzer import Passage, fold, question_terms
+from kbqa.questions import gap_fillers, identifiers
+from kbqa.sentences import header_of, sentence_spans
+from kbqa.types import Hit
+
+__all__ = ["Candidate", "gather"]
+
+_WHOLE = re.compile(r"[。！？；：!?.;:…”」』）)\"'\]]$")
+
+# A linear ranker over the fields of Candidate: softmax over the candidates of a question, fitted on the questions of
+# cmrc2018-a and drcd-dev that can be answered (scripts/fit_evidence.py, docs/evidence.md).
+WEIGHTS = {
+    "own": 12.54,
+    "context": 11.80,
+    "before": 6.18,
+    "after": 5.24,
+    "pairs": 1.83,
+    "gap": 2.90,
+    "pinned": 0.48,
+    "hit_score": 6.51,
+    "whole": 2.29,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A sentence or table row of a hit. All shares are in [0, 1], those of words weighed by idf."""
+
+    text: str
+    header: str  # of the table that the row belongs to, "" for a sentence
+    rank: int  # of its hit, from 0
+    ordinal: int  # within the hit
+    words: frozenset[str]  # of the question, that it holds itself
+    own: float  # share of the question's words that it holds
+    context: float  # ... that only its title, headings or table header hold
+    before: float  # ... that only the sentence before holds
+    after: float  # ... that only the sentence after holds
+    pairs: float  # share of the question's character pairs that it holds
+    gap: float  # 1 when it holds what could fill the question's gap
+    pinned: float  # share of the question's numbers and model names that it or its context holds
+    hit_score: float  # of its hit, the best hit having 1
+    whole: float  # 1 for a table row, and for what ends like a sentence: other things are often running heads
+
+    @property
+    def score(self) -> float:
+        """Higher is better; only differences between candidates of one question mean something."""
+        return sum(weight * float(getattr(self, name)) for name, weight in WEIGHTS.items())
+
+
+def gather(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> list[Candidate]:
+    """All candidates in the order of the hits; those that share no word with the question are left out.
+
+    `weights`: the question's words and their idf; without them all weigh the same.
+    """
+    asked = _Asked.of(question, weights)
+    best = max((hit.score for hit in hits), default=0.0) or 1.0
+    return [candidate for rank, hit in enumerate(hits) for candidate in _of_hit(asked, rank, hit, hit.score / best)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    text: str  # folded
+    words: Sequence[str]
+    weights: Sequence[float]  # of the words, their sum is 1
+    pairs: Collection[str]
+    gaps: Sequence[re.Pattern[str]]
+    pinned: Collection[str]
+
+    @classmethod
+    def of(cls, question: str, weights: Mapping[str, float]) -> _Asked:
+        weights = weights or dict.fromkeys(question_terms(question).words, 1.0)
+        mass = sum(weights.values()) or 1.0
+        return cls(
+            fold(question),
+            list(weights),
+            [weight / mass for weight in weights.values()],
+            question_terms(question).bigrams,
+            gap_fillers(question),
+            identifiers(question),
+        )
+
+    def shares(self, passage: Passage) -> list[float]:
+        return [passage.share(word) for word in self.words]
+
+    def gain(self, shares: Sequence[float], known: Sequence[float]) -> float:
+        """The weight of what `shares` hold beyond `known`."""
+        return sum(
+            weight * (here - there)
+            for weight, here, there in zip(self.weights, shares, known, strict=True)
+            if here > there
+        )
+
+    def fills(self, folded: str) -> bool:
+        """Whether something could fill the gap that the question does not say itself."""
+        return any(match.group() not in self.text for gap in self.gaps for match in gap.finditer(folded))
+
+
+def _of_hit(asked: _Asked, rank: int, hit: Hit, hit_score: float) -> Iterator[Candidate]:
+    chunk = hit.chunk
+    spans = sentence_spans(chunk.text)
+    passages = [Passage(chunk.text[start:end]) for start, end in spans]
+    shares = [asked.shares(passage) for passage in passages]
+    nothing = [0.0] * len(asked.words)
+    above = asked.shares(Passage(chunk.context))
+    for at, (start, end) in enumerate(spans):
+        text, own = chunk.text[start:end], shares[at]
+        header = header_of(chunk.text, start, chunk.preface)
+        around = _larger(above, asked.shares(Passage(header))) if header else above
+        before = shares[at - 1] if at else nothing
+        after = shares[at + 1] if at + 1 < len(shares) else nothing
+        here = _larger(own, around)
+        leaning = _larger(here, before)
+        if not any(here):
+            continue
+        yield Candidate(
+            text=text,
+            header=header,
+            rank=rank,
+            ordinal=at,
+            words=frozenset(word for word, share in zip(asked.words, own, strict=True) if share == 1),
+            own=asked.gain(own, nothing),
+            context=asked.gain(around, own),
+            before=asked.gain(before, here),
+            after=asked.gain(after, leaning),
+            pairs=sum(pair in passages[at].text for pair in asked.pairs) / max(1, len(asked.pairs)),
+            gap=float(asked.fills(passages[at].text)),
+            pinned=_share(asked.pinned, f"{text}\n{header}\n{chunk.context}"),
+            hit_score=hit_score,
+            whole=float(bool(header or _WHOLE.search(text))),
+        )
+
+
+def _larger(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [max(a, b) for a, b in zip(one, other, strict=True)]
+
+
+def _share(wanted: Collection[str], text: str) -> float:
+    """The share of `wanted` that stands in `text`; 1 when nothing is wanted."""
+    return len(identifiers(text) & set(wanted)) / len(wanted) if wanted else 1.0

@@ -1,0 +1,234 @@
+"""Fit the two linear models that weigh evidence: which sentence answers, and whether any does.
+
+    KBQA_TESTDATA=... python scripts/fit_evidence.py               # some five minutes on two cores
+
+Prints the constants of kbqa/evidence.py, kbqa/generators/extractive.py and kbqa/retriever/confidence.py, and what they
+are worth on questions that were not used to fit them. Fitted on cmrc2018-a and drcd-dev; other sets are only measured.
+
+- The ranker: softmax over the candidates of a question (kbqa.evidence.gather); right are those that hold a gold answer.
+- The confidence: logistic regression on the best candidate. Answerable questions against two kinds of unanswerable
+  ones that weigh half each: those whose paragraph was taken out of the corpus, and answerable ones whose answering
+  sentences were taken out of the hits ("the document is there, the fact is not").
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
+
+from kbqa.build import Installation
+from kbqa.config import Config, Home
+from kbqa.evaluation.benchmark import load_benchmark, opened
+from kbqa.evaluation.scores import contains
+from kbqa.evidence import WEIGHTS, Candidate, gather
+from kbqa.questions import gap_fillers
+from kbqa.retriever.confidence import LONG
+from kbqa.sentences import sentence_spans
+from kbqa.types import Hit
+
+Matrix = NDArray[np.float64]
+FITTED = ("cmrc2018-a", "drcd-dev")
+MEASURED = ("dragonball-finance-zh", "dragonball-finance-en")
+ANSWERABLE, REMOVED, MASKED = range(3)  # kinds of cases
+SHARES = (1.0, 0.5, 0.5)  # what each kind weighs in the confidence
+MASKED_CASES = 1000  # of each set
+FOLDS = 5
+RIDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question with its candidates; `right` are those that hold a gold answer."""
+
+    question: str
+    words: int
+    answers: tuple[str, ...]
+    kind: int
+    candidates: list[Candidate]
+    right: NDArray[np.bool_]
+
+
+def read_cases(folder: Path) -> list[Case]:
+    """Every question of a set, asked through the default settings; and masked copies of some that can be answered."""
+    with tempfile.TemporaryDirectory() as temporary:
+        installation = Installation(Home(Path(temporary)), Config())
+        benchmark = load_benchmark(folder)
+        cases = []
+        with opened(benchmark, installation.temporary_base) as kb:
+            for question in benchmark.questions:
+                found = kb.search(question.text)
+                kind = ANSWERABLE if question.answerable else REMOVED
+                made = [(kind, found.hits)]
+                if question.answerable and any(len(answer) > 1 for answer in question.answers):
+                    made.append((MASKED, masked(found.hits, question.answers)))
+                for kind, hits in made:
+                    candidates = gather(question.text, found.weights, hits)
+                    right = [kind == ANSWERABLE and contains(c.text, question.answers) for c in candidates]
+                    words = len(found.weights)
+                    cases.append(Case(question.text, words, question.answers, kind, candidates, np.array(right, bool)))
+    spare = [case for case in cases if case.kind == MASKED]
+    chosen = random.Random(5).sample(spare, min(MASKED_CASES, len(spare)))
+    return [case for case in cases if case.kind != MASKED] + chosen
+
+
+def masked(hits: Sequence[Hit], answers: Sequence[str]) -> list[Hit]:
+    """The hits without the sentences that hold an answer."""
+    rest = []
+    for hit in hits:
+        sentences = (hit.chunk.text[start:end] for start, end in sentence_spans(hit.chunk.text))
+        text = "\n".join(sentence for sentence in sentences if not contains(sentence, answers))
+        if text:
+            rest.append(replace(hit, chunk=replace(hit.chunk, text=text, span=(0, len(text)))))
+    return rest
+
+
+# --- which sentence --------------------------------------------------------------------------------------------------
+
+
+def matrix(case: Case) -> Matrix:
+    """(candidates, features)"""
+    rows = [[float(getattr(candidate, name)) for name in WEIGHTS] for candidate in case.candidates]
+    return np.array(rows).reshape(-1, len(WEIGHTS))
+
+
+def fit_ranker(cases: Sequence[Case]) -> Matrix:
+    """(features,): the weights under which the right candidates of each question have most of its softmax."""
+    usable = [case for case in cases if case.right.any()]
+    parts = [matrix(case) for case in usable]
+    scale = np.concatenate(parts).std(axis=0) + 1e-6
+    features = np.concatenate(parts) / scale
+    right = np.concatenate([case.right for case in usable])
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+
+    def loss(weights: Matrix) -> tuple[float, Matrix]:
+        score = features @ weights
+        score -= np.maximum.reduceat(score, starts)[owner]
+        share = np.exp(score)
+        share /= np.add.reduceat(share, starts)[owner]
+        good = np.add.reduceat(share * right, starts)
+        gradient = features.T @ (share - share * right / good[owner]) / len(parts)
+        return float(-np.log(good).mean() + RIDGE * weights @ weights), gradient + 2 * RIDGE * weights
+
+    found = minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B")
+    return np.asarray(found.x / scale)
+
+
+def quoted(case: Case, scores: Matrix, near: float, enough: int) -> list[Candidate]:
+    """What the extractive generator would quote, by these scores."""
+    order = np.argsort(-scores, kind="stable")
+    chosen: list[Candidate] = []
+    for at in order:
+        candidate = case.candidates[at]
+        if len(chosen) == 3 or scores[at] < scores[order[0]] - near:
+            break
+        answered = frozenset().union(*(other.words for other in chosen))
+        length = sum(len(other.text) for other in chosen) + len(candidate.text)
+        if not chosen or (candidate.words - answered and length <= enough):
+            chosen.append(candidate)
+    return chosen
+
+
+def report_answers(name: str, cases: Sequence[Case], scores: Sequence[Matrix], near: float, enough: int) -> None:
+    hits, lengths = [], []
+    for case, of in zip(cases, scores, strict=True):
+        if case.kind == ANSWERABLE and case.candidates:
+            chosen = quoted(case, of, near, enough)
+            hits.append(contains("\n".join(candidate.text for candidate in chosen), case.answers))
+            lengths.append(sum(len(candidate.text) for candidate in chosen))
+    print(f"  {name}, near {near}, enough {enough}: contains {np.mean(hits):.3f}, {np.mean(lengths):.1f} characters")
+
+
+# --- whether any -----------------------------------------------------------------------------------------------------
+
+CONFIDENCE = ("own", "context", "neighbours", "pairs", "no filler", "pinned", "words")
+
+
+def evidence(case: Case, weights: Matrix) -> list[float]:
+    """What kbqa.retriever.confidence looks at."""
+    if not case.candidates:
+        return [0.0] * len(CONFIDENCE)
+    best = case.candidates[int(np.argmax(matrix(case) @ weights))]
+    no_filler = float(not best.gap and bool(gap_fillers(case.question)))
+    return [best.own, best.context, best.before + best.after, best.pairs, no_filler, best.pinned, min(case.words, LONG)]
+
+
+def fit_confidence(cases: Sequence[Case], weights: Matrix) -> Callable[[Sequence[Case]], Matrix]:
+    """Gives the function that gives probabilities; prints the coefficients."""
+    features = np.array([evidence(case, weights) for case in cases])
+    kinds = np.array([case.kind for case in cases])
+    share = (np.array(SHARES) / np.maximum(np.bincount(kinds, minlength=3), 1))[kinds] * len(kinds)
+    scale = features.std(axis=0) + 1e-9
+    model = LogisticRegression(max_iter=3000).fit(features / scale, kinds == ANSWERABLE, sample_weight=share)
+    told = ", ".join(f"{name} {w:.3f}" for name, w in zip(CONFIDENCE, model.coef_[0] / scale, strict=True))
+    print(f"  confidence: {told}, intercept {model.intercept_[0]:.3f}")
+
+    def probability(of: Sequence[Case]) -> Matrix:
+        return np.asarray(model.predict_proba(np.array([evidence(case, weights) for case in of]) / scale)[:, 1])
+
+    return probability
+
+
+def report_refusal(name: str, cases: Sequence[Case], probability: Matrix) -> None:
+    kinds = np.array([case.kind for case in cases])
+    answerable = np.sort(probability[kinds == ANSWERABLE])
+    for kind, told in ((REMOVED, "not in the documents"), (MASKED, "answering sentences taken out")):
+        others = probability[kinds == kind]
+        if len(others):
+            passed = [float(np.mean(others >= answerable[int(len(answerable) * wrong)])) for wrong in (0.01, 0.05, 0.1)]
+            print(
+                f"  {name}, {told}: AUC {auc(answerable, others):.3f}; answered at 1, 5, 10 % wrong refusals: "
+                + ", ".join(f"{share:.2f}" for share in passed)
+            )
+
+
+def auc(positive: Matrix, negative: Matrix) -> float:
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", type=Path, default=None, help="the folder of the sets ($KBQA_TESTDATA/data/retrieval)"
+    )
+    options = parser.parse_args()
+    data = options.data or Path(os.environ["KBQA_TESTDATA"]) / "data" / "retrieval"
+    cases = {name: read_cases(data / name) for name in (*FITTED, *MEASURED)}
+    fitted = [case for name in FITTED for case in cases[name]]
+
+    print("answers, each question by a ranker that has not seen it:")
+    fold = np.random.default_rng(0).integers(0, FOLDS, len(fitted))
+    rankers = [fit_ranker([case for case, f in zip(fitted, fold, strict=True) if f != held]) for held in range(FOLDS)]
+    scores = [matrix(case) @ rankers[f] for case, f in zip(fitted, fold, strict=True)]
+    first = len(cases[FITTED[0]])
+    for near, enough in ((0.0, 0), (1.5, 90), (3.0, 90), (4.0, 90), (4.0, 110)):
+        for name, part in zip(FITTED, (slice(0, first), slice(first, None)), strict=True):
+            report_answers(name, fitted[part], scores[part], near, enough)
+
+    print("refusals, by a model of the other set:")
+    for seen, unseen in (FITTED, FITTED[::-1]):
+        weights = fit_ranker(cases[seen])
+        report_refusal(unseen, cases[unseen], fit_confidence(cases[seen], weights)(cases[unseen]))
+
+    print("of both sets, to be shipped:")
+    weights = fit_ranker(fitted)
+    print("  ranker:", ", ".join(f"{name} {weight:.2f}" for name, weight in zip(WEIGHTS, weights, strict=True)))
+    probability = fit_confidence(fitted, weights)
+    for name, of in cases.items():
+        report_refusal(name, of, probability(of))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+import pytest
+
+from kbqa.analyzer import question_terms
+from kbqa.evidence import gather
+from kbqa.types import Chunk, Hit
+
+TEXT = "崇陵位于河北易县，建于1909年。墓道在地宫前。其全长13.23米，宽4.6米。"
+TABLE = "城市 | 上限\n北京 | 800元\n上海 | 700元"
+
+
+def hit(text, score=1.0, **more):
+    return Hit(Chunk("a.md", 0, text, (0, len(text)), **more), score)
+
+
+def best(question, *hits):
+    return max(gather(question, {}, hits), key=lambda candidate: candidate.score)
+
+
+def test_the_sentence_with_the_words_asked_for_wins():
+    assert best("崇陵建于哪一年？", hit(TEXT)).text == "崇陵位于河北易县，建于1909年。"
+
+
+def test_a_sentence_that_leans_on_the_one_before_and_fills_the_gap_wins():
+    assert best("崇陵的墓道全长多少米？", hit(TEXT, title="崇陵")).text == "其全长13.23米，宽4.6米。"
+
+
+def test_a_row_counts_with_its_header():
+    found = best("上海的上限是多少？", hit(TABLE))
+    assert (found.text, found.header, found.whole) == ("上海 | 700元", "城市 | 上限", 1.0)
+    assert found.own > 0
+    assert found.context > 0
+
+
+def test_what_a_title_or_heading_says_counts_for_every_sentence_below_it():
+    (first, *_) = gather("年假管理办法规定了几天？", {}, [hit("员工每年享有十天。", title="年假管理办法")])
+    assert first.context > 0.5
+
+
+def test_a_better_hit_wins_between_equal_sentences():
+    found = best("年假有几天？", hit("年假有十天。", 0.5), hit("年假有十天。", 1.0))
+    assert found.rank == 1
+
+
+def test_words_are_weighed_as_they_are_told():
+    both = [hit("备份保存一百八十天。"), hit("数据异地存放。")]
+    words = question_terms("备份数据").words
+    heavy = {word: 9.0 if word == "数据" else 0.1 for word in words}
+    assert max(gather("备份数据", heavy, both), key=lambda c: c.own).text == "数据异地存放。"
+
+
+@pytest.mark.parametrize("text", ["", "与此无关的一句话。"])
+def test_what_shares_nothing_with_the_question_is_no_candidate(text):
+    assert gather("GLM-4-9B", {}, [hit(text)]) == []
+
+
+def test_shares_lie_between_0_and_1():
+    for candidate in gather("2023年上海的上限是多少元？", {}, [hit(TEXT), hit(TABLE)]):
+        values = [
+            candidate.own,
+            candidate.context,
+            candidate.before,
+            candidate.after,
+            candidate.pairs,
+            candidate.pinned,
+        ]
+        assert all(0 <= value <= 1 for value in values)
+        assert candidate.own + candidate.context + candidate.before + candidate.after <= 1 + 1e-9
+
+
+def test_another_year_is_seen():
+    (candidate,) = gather("2023年的营业收入是多少？", {}, [hit("2022年的营业收入为800万元。")])
+    assert candidate.pinned == 0
