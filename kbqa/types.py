@@ -36,6 +36,7 @@ __all__ = [
     "Origin",
     "Piece",
     "Turn",
+    "Verdict",
 ]
 
 BLOCK_SEPARATOR = "\n\n"
@@ -45,6 +46,7 @@ REFUSAL = "根据已知信息无法回答该问题"
 BlockKind = Literal["heading", "text", "table", "code"]
 Origin = Literal["folder", "upload", "api"]
 Turn = tuple[str, str]  # a question and the answer it got
+Verdict = Literal["supported", "partly", "not"]  # on a sentence: do the documents bear it out?
 
 
 @dataclass(frozen=True, slots=True)
