@@ -1,7 +1,8 @@
 """One knowledge base that can be asked: retrieve, refuse or generate, check, cite.
 
 The walk of a question: `Retriever.search` -> too little? the fixed refusal, and no generator is asked -> the prompt
-from the best passages that fit -> `Generator.stream` -> each sentence of the answer against the passages -> Answer.
+from the best passages that fit -> `Generator.stream` -> each sentence, as soon as it is whole, against the passages ->
+Answer.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from kbqa.documents import LangChainDocument, from_langchain
 from kbqa.ingest import Ingestion
 from kbqa.prompt import fill, fit, messages
 from kbqa.retriever import Retrieval, Retriever, expand, leans, standalone
-from kbqa.sentences import sentence_spans
 from kbqa.splitter import Splitter
 from kbqa.store import Store
-from kbqa.support import check
+from kbqa.support import Quote, Reply, check, says_something
 from kbqa.types import (
     REFUSAL,
     Answer,
@@ -33,6 +33,7 @@ from kbqa.types import (
     Generator,
     IngestReport,
     Piece,
+    Sentence,
     Turn,
 )
 
@@ -72,8 +73,11 @@ class KnowledgeBase:
                 return part
         raise AssertionError("stream() ends with an Answer")
 
-    def stream(self, question: str, history: Sequence[Turn] = ()) -> Iterator[Piece | Answer]:
-        """Pieces of new text as the generator writes them, then the Answer. Closing the iterator cancels the work."""
+    def stream(self, question: str, history: Sequence[Turn] = ()) -> Iterator[Piece | Sentence | Answer]:
+        """Pieces of new text as the generator writes them, then the Answer. Closing the iterator cancels the work.
+
+        Behind the pieces that complete a sentence comes that Sentence, checked; the Answer has them all once more.
+        """
         start = time.perf_counter()
         asked, found = self._find(question, history)
         if found.confidence < self.retrieval.min_confidence or not found.hits:
@@ -89,27 +93,29 @@ class KnowledgeBase:
             hits=found.hits,
             weights=found.weights,
         )
-        said: list[str] = []
+        seen = [chunk for _, chunks in passages[: len(shown)] for chunk in chunks]
+        proof = _Proof([*seen, *(hit.chunk for hit in found.hits if hit.chunk not in seen)])
         # A generator function's stream can be closed, which cancels the work; a plain iterator has nothing to cancel.
         pieces = self.generator.stream(request)
         with closing(pieces) if isinstance(pieces, Generating) else nullcontext():
             for piece in pieces:
-                said.append(piece.text)
                 if piece.text:
                     yield piece
-        text = "".join(said).strip()
+                    yield from proof.add(piece.text)
+        yield from proof.end()
+        text = proof.text
         if not text:
             yield Piece(REFUSAL)
-        sources = [chunk for _, chunks in passages[: len(shown)] for chunk in chunks]
         grounded = bool(text) and not _refuses(text)
         yield Answer(
             question=question,
             text=text or REFUSAL,
-            citations=cite(text, sources) if grounded else (),
+            citations=tuple(proof.citations) if grounded else (),
             hits=found.hits,
             grounded=grounded,
             confidence=found.confidence,
             seconds=time.perf_counter() - start,
+            sentences=tuple(proof.sentences) if grounded else (),
         )
 
     def _find(self, question: str, history: Sequence[Turn]) -> tuple[str, Retrieval]:
@@ -142,24 +148,49 @@ def _refuses(text: str) -> bool:
     return REFUSAL in text or (len(text) <= SHORT_REFUSAL and _REFUSAL_SIGNS.search(text) is not None)
 
 
-def cite(text: str, sources: Sequence[Chunk]) -> tuple[Citation, ...]:
-    """A citation for every sentence of `text` that the sources bear out, numbered in order, each quote once."""
-    citations: list[Citation] = []
-    for start, end in sentence_spans(text):
-        support = check(text[start:end], sources)
-        quote = support.quote
-        if support.verdict != "supported" or quote is None:
-            continue
-        if any((c.source, c.span) == (quote.chunk.source, quote.span) for c in citations):
-            continue
-        citations.append(
-            Citation(
-                marker=len(citations) + 1,
-                source=quote.chunk.source,
-                page=quote.chunk.page_at(quote.span[0]),
-                heading=quote.chunk.heading,
-                quote=quote.text,
-                span=quote.span,
-            )
+class _Proof:
+    """An answer while it is written: its sentences, each held against the sources, and the citations so far.
+
+    Citations are numbered in order, each quote once. A sentence that says that it cannot tell claims nothing.
+    """
+
+    def __init__(self, sources: Sequence[Chunk]) -> None:
+        self._sources = sources
+        self._reply = Reply()
+        self.sentences: list[Sentence] = []
+        self.citations: list[Citation] = []
+
+    @property
+    def text(self) -> str:
+        return self._reply.text.rstrip()
+
+    def add(self, piece: str) -> Iterator[Sentence]:
+        yield from self._checked(self._reply.add(piece))
+
+    def end(self) -> Iterator[Sentence]:
+        yield from self._checked(self._reply.end())
+
+    def _checked(self, spans: Sequence[tuple[int, int]]) -> Iterator[Sentence]:
+        for span in spans:
+            claim, text = self._reply.claim(span), self._reply.text[slice(*span)]
+            if says_something(claim) and not _refuses(text):
+                support = check(claim, self._sources)
+                quotes = support.quotes if support.verdict == "supported" else ()
+                cited = tuple(self._cite(quote) for quote in quotes)
+                self.sentences.append(Sentence(text, span, support.verdict, cited, support.doubts))
+                yield self.sentences[-1]
+
+    def _cite(self, quote: Quote) -> Citation:
+        for citation in self.citations:
+            if (citation.source, citation.span) == (quote.chunk.source, quote.span):
+                return citation
+        citation = Citation(
+            marker=len(self.citations) + 1,
+            source=quote.chunk.source,
+            page=quote.chunk.page_at(quote.span[0]),
+            heading=quote.chunk.heading,
+            quote=quote.text,
+            span=quote.span,
         )
-    return tuple(citations)
+        self.citations.append(citation)
+        return citation

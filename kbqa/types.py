@@ -35,6 +35,7 @@ __all__ = [
     "Message",
     "Origin",
     "Piece",
+    "Sentence",
     "Turn",
     "Verdict",
 ]
@@ -154,8 +155,30 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class Sentence:
+    """A whole sentence of an answer, held against the passages: `text` stands at `span` in `Answer.text`.
+
+    `citations` tell where it stands, when it is supported; `doubts` are the words, numbers and negations that the
+    closest passage does not bear out.
+    """
+
+    text: str
+    span: tuple[int, int]
+    verdict: Verdict
+    citations: tuple[Citation, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def markers(self) -> tuple[int, ...]:
+        return tuple(citation.marker for citation in self.citations)
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """`grounded` is False when the documents do not tell: then `text` is the refusal and nothing is cited."""
+    """`grounded` is False when the documents do not tell: then `text` is a refusal, and nothing is cited or checked.
+
+    `sentences` are those that say something: no list numbers, table rules or white space.
+    """
 
     question: str
     text: str
@@ -164,6 +187,7 @@ class Answer:
     grounded: bool
     confidence: float
     seconds: float = 0.0
+    sentences: tuple[Sentence, ...] = ()
 
 
 FileStatus = Literal["added", "updated", "unchanged", "removed", "failed", "skipped"]

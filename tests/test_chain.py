@@ -6,7 +6,8 @@ import pytest
 
 from kbqa.build import Installation
 from kbqa.config import Config, Home, PromptConfig
-from kbqa.types import REFUSAL, Answer, Block, Document, Piece
+from kbqa.support import Reply
+from kbqa.types import REFUSAL, Answer, Block, Document, Piece, Sentence
 
 
 class Scripted:
@@ -133,7 +134,7 @@ def test_a_model_that_says_nothing_is_a_refusal_in_the_stream_too(kb):
 def test_the_stream_is_the_answer_in_pieces_and_then_the_answer(kb):
     parts = list(replace(kb, generator=Scripted("员工每年", "享有十天", "带薪年假。")).stream("带薪年假有几天？"))
     assert isinstance(parts[-1], Answer)
-    assert "".join(part.text for part in parts[:-1]) == parts[-1].text
+    assert "".join(part.text for part in parts if isinstance(part, Piece)) == parts[-1].text
 
 
 def test_closing_the_stream_cancels_the_work(kb):
@@ -156,3 +157,122 @@ def test_a_new_subject_after_another_one_is_answered_as_if_it_came_first(kb):
     after = kb.ask("安全罚款多少？", [("员工每年有几天带薪年假？", "十天")])
     assert alone.grounded
     assert (after.text, after.confidence) == (alone.text, alone.confidence)
+
+
+# --- each sentence is checked as soon as it is whole -----------------------------------------------------------------
+
+MIXED = """
+根据文档：
+
+1. 员工每年享有十天带薪年假。[1]
+2. 员工每年享有30天带薪年假。
+
+| 型号 | 标准价 |
+|---|---|
+| X200 | 3800 |
+| X300 | 3800 |"""
+CHECKED = [
+    ("1. 员工每年享有十天带薪年假。[1]", "supported", (1,)),
+    ("2. 员工每年享有30天带薪年假。", "not", ()),
+    ("| X200 | 3800 |", "supported", (2,)),
+    ("| X300 | 3800 |", "not", ()),
+]
+
+
+def told(sentences):
+    return [(sentence.text, sentence.verdict, sentence.markers) for sentence in sentences]
+
+
+@pytest.mark.parametrize(
+    "pieces", [[MIXED], list(MIXED), MIXED.splitlines(keepends=True)], ids=["whole", "letters", "lines"]
+)
+def test_the_same_sentences_are_told_however_the_answer_is_cut_into_pieces(kb, pieces):
+    *parts, answer = replace(kb, generator=Scripted(*pieces)).stream("员工每年有几天带薪年假？")
+    assert told(part for part in parts if isinstance(part, Sentence)) == told(answer.sentences) == CHECKED
+    assert [citation.marker for citation in answer.citations] == [1, 2]
+    for sentence in answer.sentences:
+        assert answer.text[slice(*sentence.span)] == sentence.text
+
+
+def test_a_sentence_comes_behind_the_piece_that_shows_that_it_is_whole_and_before_the_next(kb):
+    pieces = ("员工每年享有", "十天带薪年假。", "另", "有三十天探亲假")
+    parts = list(replace(kb, generator=Scripted(*pieces)).stream("带薪年假有几天？"))
+    texts = [part.text for part in parts]
+    assert texts[:4] == ["员工每年享有", "十天带薪年假。", "另", "员工每年享有十天带薪年假。"]
+    assert texts[4:6] == ["有三十天探亲假", "另有三十天探亲假"]
+    assert [part.verdict for part in parts if isinstance(part, Sentence)] == ["supported", "not"]
+
+
+def test_an_answer_without_any_sentence_end_is_checked_when_it_is_over(kb):
+    answer = replace(kb, generator=Scripted("员工每年", "享有十天带薪年假")).ask("带薪年假有几天？")
+    assert told(answer.sentences) == [("员工每年享有十天带薪年假", "supported", (1,))]
+
+
+def test_a_quote_is_cited_once_and_a_sentence_of_two_quotes_has_both_markers(kb):
+    said = (
+        "员工每年享有十天带薪年假。",
+        "年假可以顺延至次年3月31日。",
+        "员工每年享有十天带薪年假，年假可以顺延至次年3月31日。",
+    )
+    answer = replace(kb, generator=Scripted(*said)).ask("带薪年假有几天？")
+    assert [sentence.markers for sentence in answer.sentences] == [(1,), (2,), (1, 2)]
+    assert len(answer.citations) == 2
+
+
+def test_what_an_extracted_row_says_is_one_sentence_and_supported(kb):
+    assert told(kb.ask("X300的标准价是多少？").sentences) == [("X300；标准价：5200", "supported", (1,))]
+
+
+def test_what_is_refused_has_no_sentences(kb):
+    for generator in (Scripted("根据已知信息无法回答该问题。"), Scripted("")):
+        assert replace(kb, generator=generator).ask("带薪年假有几天？").sentences == ()
+    assert kb.ask("公司食堂几点开门？").sentences == ()
+
+
+def test_an_earlier_answer_bears_nothing_out(kb):
+    """What a model repeats from the conversation must stand in the documents like anything else."""
+    said = "员工每年另有三十天探亲假。"
+    answer = replace(kb, generator=Scripted(said)).ask("带薪年假有几天？", [("有探亲假吗？", said)])
+    assert [sentence.verdict for sentence in answer.sentences] == ["not"]
+
+
+def test_closing_the_stream_behind_a_sentence_cancels_the_work(kb):
+    generator = Scripted("员工每年享有十天带薪年假。", "另", "有")
+    stream = replace(kb, generator=generator).stream("带薪年假有几天？")
+    while not isinstance(next(stream), Sentence):
+        pass
+    assert not generator.closed
+    stream.close()
+    assert generator.closed
+
+
+def test_what_a_model_says_around_an_answer_is_no_claim(kb):
+    said = "好的！\n以下是相关内容：\n员工每年享有十天带薪年假。\n\n希望以上信息对您有帮助！"
+    answer = replace(kb, generator=Scripted(*said)).ask("带薪年假有几天？")
+    assert [sentence.text for sentence in answer.sentences] == ["员工每年享有十天带薪年假。"]
+
+
+# --- where the sentences of a growing answer end ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("十天。[1][2] 可以顺延！另外", ["十天。[1][2]", "可以顺延！", "另外"]),
+        ("西南大区；9月：560.2\n华北；9月：3.5", ["西南大区；9月：560.2", "华北；9月：3.5"]),
+        ("他说：“好。”然后走了。", ["他说：“好。”", "然后走了。"]),
+        ("1. 年假十天。\n2. 病假五天；婚假三天。", ["1. 年假十天。", "2. 病假五天；婚假三天。"]),
+        ("| 大区 | 备注 |\n| 西南 | 含税；已审。是 |", ["| 大区 | 备注 |", "| 西南 | 含税；已审。是 |"]),
+        ("Acme Inc. was founded in 2001. It grew 3.5 times!", ["Acme Inc. was founded in 2001.", "It grew 3.5 times!"]),
+        ("See /a?id=3 now? Yes.", ["See /a?id=3 now?", "Yes."]),
+        (" \n没有句号", ["没有句号"]),
+        (" \n ", []),
+    ],
+)
+def test_half_a_sentence_is_never_taken_for_a_whole_one(text, sentences):
+    for size in (1, 2, 3, len(text)):
+        reply, spans = Reply(), []
+        for at in range(0, len(text), size):
+            spans += reply.add(text[at : at + size])
+        spans += reply.end()
+        assert [reply.text[slice(*span)] for span in spans] == sentences

@@ -279,7 +279,8 @@ def test_search_prints_the_passages(built):
 
 def test_ask_has_the_promised_fields(built):
     (answer,) = built.json("ask", "满十年的员工有几天年假？")
-    assert set(answer) == {"question", "answer", "grounded", "confidence", "citations", "seconds"}
+    assert set(answer) == {"question", "answer", "grounded", "confidence", "citations", "sentences", "seconds"}
+    assert answer["sentences"] == [{"text": answer["answer"], "verdict": "supported", "markers": [1]}]
     assert answer["grounded"] is True
     assert "15天" in answer["answer"]
     (citation, *_) = answer["citations"]
@@ -304,6 +305,44 @@ def test_ask_says_when_the_documents_do_not_tell(built):
     assert "do not tell" in printed
     (answer,) = built.json("ask", question)
     assert (answer["grounded"], answer["citations"], answer["answer"]) == (False, [], REFUSAL)
+
+
+MADE_UP = "满十年的员工每年享有15天年假。满一年的员工每年享有15天年假。"
+
+
+@pytest.fixture
+def inventive(built, tmp_path):
+    """The home `built`, with a model that makes half of its answer up."""
+    pytest.importorskip("langchain_core", reason="LangChain is not installed: pip install 'kbqa[langchain]'")
+    home = tmp_path / "inventive"
+    shutil.copytree(built.home, home)
+    model = {"kind": "langchain", "import_path": "langchain_core.language_models.FakeListChatModel"}
+    settings = {"generator": {**model, "options": {"responses": [MADE_UP]}}}
+    (home / "config.yaml").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+    return Shell(home)
+
+
+def test_ask_says_which_sentences_the_documents_do_not_bear_out(inventive):
+    (answer,) = inventive.json("ask", "满十年的员工有几天年假？")
+    assert answer["answer"] == MADE_UP
+    assert [(s["text"], s["verdict"], s["markers"]) for s in answer["sentences"]] == [
+        ("满十年的员工每年享有15天年假。", "supported", [1]),
+        ("满一年的员工每年享有15天年假。", "not", []),
+    ]
+
+
+def test_in_a_pipe_the_answer_stays_as_it_is_and_the_doubts_come_behind_the_sources(inventive):
+    lines = inventive("ask", "满十年的员工有几天年假？").stdout.splitlines()
+    assert lines[0] == MADE_UP
+    assert lines[-1] == "[未证实] 「满一年的员工每年享有15天年假。」"
+
+
+@posix
+def test_on_a_terminal_a_sentence_is_marked_where_it_stands(inventive):
+    printed, _ = on_a_terminal(inventive.home, "ask", "满十年的员工有几天年假？")
+    assert "满一年的员工每年享有15天年假。[未证实]" in re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    assert "满十年的员工每年享有15天年假。[未证实]" not in re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    assert "do not bear this out" in printed
 
 
 def test_ask_tells_its_confidence_only_when_asked_to(built):

@@ -12,13 +12,14 @@ import click
 from kbqa.cli.common import Command, Session, kb_option, pass_session, typed
 from kbqa.cli.screen import cited, complain, is_terminal, print_json, quoted, say, shown
 from kbqa.errors import GeneratorError, QuestionError
-from kbqa.types import Answer, Hit, Piece, Turn
+from kbqa.types import Answer, Hit, Piece, Sentence, Turn, Verdict
 
 if TYPE_CHECKING:
     from kbqa.chain import KnowledgeBase
 
 __all__ = ["ask", "chat", "search"]
 
+DOUBTED: dict[Verdict, str] = {"not": "[未证实]", "partly": "[部分证实]"}
 HIT_LINES = 6  # of a passage that `search` shows on a terminal
 COMMANDS = "/sources: where the last answer stands  /clear: forget what was said  /exit: leave  /help: this line"
 
@@ -106,36 +107,68 @@ def _answer_fields(answer: Answer) -> dict[str, Any]:
             }
             for citation in answer.citations
         ],
+        "sentences": [
+            {"text": sentence.text, "verdict": sentence.verdict, "markers": list(sentence.markers)}
+            for sentence in answer.sentences
+        ],
         "seconds": round(answer.seconds, 3),
     }
 
 
 def _spoken(base: KnowledgeBase, question: str, history: tuple[Turn, ...]) -> Answer:
-    """Prints the answer piece by piece as it is written, and gives it back whole."""
-    said = False
-    parts = cast("Generator[Piece | Answer, None, None]", base.stream(question, history))
+    """Prints the answer sentence by sentence, each as soon as it has been checked, and gives it back whole."""
+    text, printed = "", 0
+    parts = cast("Generator[Piece | Sentence | Answer, None, None]", base.stream(question, history))
     with closing(parts):  # which cancels the work when Ctrl-C or a broken pipe comes between
         for part in parts:
-            if isinstance(part, Answer):
-                say("" if said else shown(part.text, lines=True))
-                return part
-            said = True
-            say(shown(part.text, lines=True), end="")
-            sys.stdout.flush()
+            match part:
+                case Piece():
+                    text = text + part.text if text else part.text.lstrip()
+                case Sentence():
+                    start, end = part.span
+                    _say_some(text[printed:start])
+                    _say_sentence(part)
+                    printed = end
+                case Answer():
+                    say(shown(part.text[printed:], lines=True))
+                    return part
     raise AssertionError("stream() ends with an Answer")
+
+
+def _say_sentence(sentence: Sentence) -> None:
+    """On a terminal one that the documents do not bear out is marked; in a pipe the answer stays as it is."""
+    mark = DOUBTED.get(sentence.verdict)
+    if mark and is_terminal():
+        _say_some(sentence.text, dim=True)
+        _say_some(mark, fg="yellow")
+    else:
+        _say_some(sentence.text)
+
+
+def _say_some(text: str, **style: Any) -> None:
+    say(shown(text, lines=True), end="", **style)
+    sys.stdout.flush()
 
 
 def _show_grounds(answer: Answer, base: str, quotes: bool) -> None:
     if not answer.grounded:
         say(f"The documents in {shown(base)} do not tell.", fg="yellow")
-    elif not answer.citations:
+        return
+    if not answer.citations:
         say("No sentence of this answer was found in the documents: check it before you rely on it.", fg="yellow")
-    else:
-        say()
-        for citation in answer.citations:
-            say(cited(citation), fg="cyan", end=" " if quotes else "\n")
-            if quotes:
-                say(quoted(citation.quote), dim=True)
+        return
+    say()
+    for citation in answer.citations:
+        say(cited(citation), fg="cyan", end=" " if quotes else "\n")
+        if quotes:
+            say(quoted(citation.quote), dim=True)
+    doubted = [(mark, sentence) for sentence in answer.sentences if (mark := DOUBTED.get(sentence.verdict))]
+    if doubted and is_terminal():
+        marks = " and ".join(dict.fromkeys(mark for mark, _ in doubted))
+        say(f"{marks}: the documents do not bear this out; check it before you rely on it.", fg="yellow")
+        return
+    for mark, sentence in doubted:
+        say(f"{mark} {quoted(sentence.text)}")
 
 
 @click.command(cls=Command)

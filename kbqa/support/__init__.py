@@ -12,10 +12,11 @@ several quotes do, one after the other. A quote says a clause when
 
 Nothing is learned and no model is asked, so that a verdict can be explained: `Support.doubts` names what speaks
 against the sentence. `numbers` spells numbers alike, `wording` takes a text apart, `judge` holds a clause against a
-quote, `check` puts the clauses together.
+quote, `check` puts the clauses together. `reply` finds the sentences of an answer that is still being written.
 """
 
-from kbqa.support.check import Support, check
+from kbqa.support.check import Support, check, says_something
 from kbqa.support.passage import Quote
+from kbqa.support.reply import Reply
 
-__all__ = ["Quote", "Support", "check"]
+__all__ = ["Quote", "Reply", "Support", "check", "says_something"]

@@ -12,7 +12,7 @@ from kbqa.support.passage import Candidate, Quote, candidates
 from kbqa.support.wording import PAUSES
 from kbqa.types import Chunk, Verdict
 
-__all__ = ["Support", "check"]
+__all__ = ["Support", "check", "says_something"]
 
 PARTLY = 0.4  # share of the sentence's words that must be told for it to be partly supported
 SINGLE = 0.3  # what a character in common says beside a pair of them
@@ -49,6 +49,11 @@ def check(sentence: str, passages: Sequence[Chunk]) -> Support:
         return Support("not")
     alike = _alike(claim, passages)
     return _Trial(claim, alike).support() if alike else Support("not")
+
+
+def says_something(sentence: str) -> bool:
+    """Whether there is anything to check: a list number, a rule or 「根据文档：」 claims nothing."""
+    return Claim(sentence).says_something()
 
 
 def _alike(claim: Claim, passages: Sequence[Chunk]) -> list[Candidate]:

@@ -27,6 +27,13 @@ _LEAD_IN = re.compile(  # 根据已知信息， 资料显示， According to the
     r"|the (?:text|documents?|passages?) (?:says?|states?|mentions?) that\b)",
     re.IGNORECASE,
 )
+_FRAME = re.compile(  # what models say around an answer: 主要包括以下几点： 希望以上信息对您有帮助。
+    r"\s*(?:(?:您好|你好|好的|当然|没问题)[，,。！!]*"
+    r"|[^，。]{0,10}(?:以下|如下|下列|下面)[^，。]{0,10}[:：]|here (?:is|are)\b[^.]*:|[^.]{0,30}\bas follows:"
+    r"|(?:希望|以上).{0,14}(?:帮助|有用|参考)[。！!]*|(?:如果?|若)(?:您|你)?(?:还|仍)?(?:有|需要?|想).{0,16}随时.{0,12}"
+    r"|(?:i )?hope th(?:is|at) helps[.!]?|(?:please )?let me know if .*)\s*",
+    re.IGNORECASE,
+)
 _TIMES = frozenset("年 月 日 世纪 年代 年间 年初 年底 年末 月底 月初".split())
 
 
@@ -50,7 +57,8 @@ class Claim(Wording):
     """`words` are those that say something; `clauses` are parted by pauses."""
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(plain(_LEAD_IN.sub("", _BULLET.sub("", _MARK.sub("", sentence)))))
+        bare = _LEAD_IN.sub("", _BULLET.sub("", _MARK.sub("", sentence)))
+        super().__init__("" if _FRAME.fullmatch(bare) else plain(bare))
         words = list(self._words())
         self.words = [word for word in words if not _says_nothing(word.text)]
         # 不 is no negation in 不仅 and 未来; where the dictionary does not know the word, it may be one.
