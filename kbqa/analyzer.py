@@ -19,8 +19,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from typing import cast
 
-__all__ = ["CJK", "REMEMBERED", "VERSION", "Passage", "Terms", "analyze", "fold", "question_terms", "stop_words"]
+__all__ = [
+    "CJK",
+    "REMEMBERED",
+    "VERSION",
+    "Passage",
+    "Terms",
+    "analyze",
+    "fold",
+    "question_terms",
+    "stem",
+    "stop_words",
+]
 
 VERSION = "1"  # stands in every base: an index built with other terms is not searched with these
 
@@ -67,6 +79,19 @@ def _cut() -> Callable[[str], list[str]]:
     return cut
 
 
+@lru_cache(maxsize=1)
+def _stemmer() -> Callable[[str], str]:
+    from Stemmer import Stemmer  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    return cast(Callable[[str], str], Stemmer("english").stemWord)
+
+
+@lru_cache(maxsize=65_536)
+def stem(word: str) -> str:
+    """The stem of an English word (Snowball), so that "acquired" and "acquiring" meet; other words as they are."""
+    return _stemmer()(word) if len(word) > 3 and word.isascii() and word.isalpha() else word
+
+
 def fold(text: str) -> str:
     """NFKC, lower case, simplified characters. The length may change: never use offsets across it."""
     if not unicodedata.is_normalized("NFKC", text):
@@ -111,6 +136,7 @@ def question_terms(question: str) -> Terms:
 
 
 INSIDE = 0.7
+INFLECTED = 0.9
 
 
 class Passage:
@@ -125,17 +151,22 @@ class Passage:
         """1 where the word stands, else the share of its character pairs that do (报销制度 in 报销办法: a third).
 
         A Chinese word whose characters stand there inside other words counts INSIDE: the dictionary cuts 年假 now as
-        one word, now as two, but 产假 is not 陪产假. A Latin word or a number must be a word of the text.
+        one word, now as two, but 产假 is not 陪产假. An English word in another form counts INFLECTED; other Latin
+        words and numbers must be words of the text.
         """
-        chinese = _CJK_RUN.match(word) is not None
-        if word in self.text or (not chinese and "," in self.text):  # 1000 is a word of "1,000"
-            if word in self._all_words():
-                return 1.0
-            return INSIDE if chinese else 0.0
-        if not chinese:
-            return 0.0
+        if not _CJK_RUN.match(word):
+            return self._share_of_latin(word)
+        if word in self.text:
+            return 1.0 if word in self._all_words() else INSIDE
         pairs = [word[i : i + 2] for i in range(len(word) - 1)]
         return INSIDE * sum(pair in self.text for pair in pairs) / len(pairs) if pairs else 0.0
+
+    def _share_of_latin(self, word: str) -> float:
+        if (word in self.text or "," in self.text) and word in self._all_words():  # 1000 is a word of "1,000"
+            return 1.0
+        root = stem(word)
+        inflected = word.isalpha() and root in self.text and any(stem(other) == root for other in self._all_words())
+        return INFLECTED if inflected else 0.0
 
     def _all_words(self) -> frozenset[str]:
         """Most texts that are asked hold no word of the question: they are never cut."""

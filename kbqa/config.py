@@ -85,7 +85,7 @@ class RetrievalConfig:
     candidates: int = 50  # taken from each arm before they are fused
     dense_weight: float = 0.2  # of the dense arm, the lexical one has the rest
     neighbours: int = 1  # chunks before and after a hit that go with it into the prompt
-    min_confidence: float = 0.35  # below, the answer is the refusal and no generator is asked
+    min_confidence: float = 0.42  # below, the answer is the refusal and no generator is asked
     max_question_characters: int = 4000
 
 

@@ -27,15 +27,15 @@ _WHOLE = re.compile(r"[。！？；：!?.;:…”」』）)\"'\]]$")
 # A linear ranker over the fields of Candidate: softmax over the candidates of a question, fitted on the questions of
 # cmrc2018-a and drcd-dev that can be answered (scripts/fit_evidence.py, docs/evidence.md).
 WEIGHTS = {
-    "own": 12.54,
+    "own": 12.34,
     "context": 11.80,
     "before": 6.18,
-    "after": 5.24,
-    "pairs": 1.83,
-    "gap": 2.90,
-    "pinned": 0.48,
-    "hit_score": 6.51,
-    "whole": 2.29,
+    "after": 5.23,
+    "pieces": 2.11,
+    "gap": 2.91,
+    "pinned": 0.37,
+    "hit_score": 6.49,
+    "whole": 2.32,
 }
 
 
@@ -52,7 +52,8 @@ class Candidate:
     context: float  # ... that only its title, headings or table header hold
     before: float  # ... that only the sentence before holds
     after: float  # ... that only the sentence after holds
-    pairs: float  # share of the question's character pairs that it holds
+    elsewhere: float  # ... that only other sentences of the hit hold
+    pieces: float  # share of the question's character pairs and Latin words that it holds, unweighed
     gap: float  # 1 when it holds what could fill the question's gap
     pinned: float  # share of the question's numbers and model names that it or its context holds
     hit_score: float  # of its hit, the best hit having 1
@@ -79,19 +80,22 @@ class _Asked:
     text: str  # folded
     words: Sequence[str]
     weights: Sequence[float]  # of the words, their sum is 1
-    pairs: Collection[str]
+    pairs: Sequence[str]
+    latin: Sequence[str]
     gaps: Sequence[re.Pattern[str]]
     pinned: Collection[str]
 
     @classmethod
     def of(cls, question: str, weights: Mapping[str, float]) -> _Asked:
-        weights = weights or dict.fromkeys(question_terms(question).words, 1.0)
+        terms = question_terms(question)
+        weights = weights or dict.fromkeys(terms.words, 1.0)
         mass = sum(weights.values()) or 1.0
         return cls(
             fold(question),
             list(weights),
             [weight / mass for weight in weights.values()],
-            question_terms(question).bigrams,
+            terms.bigrams,
+            [word for word in terms.words if word[0] < "\u3000"],
             gap_fillers(question),
             identifiers(question),
         )
@@ -107,6 +111,10 @@ class _Asked:
             if here > there
         )
 
+    def pieces(self, passage: Passage) -> float:
+        found = sum(pair in passage.text for pair in self.pairs) + sum(passage.share(word) > 0 for word in self.latin)
+        return found / max(1, len(self.pairs) + len(self.latin))
+
     def fills(self, folded: str) -> bool:
         """Whether something could fill the gap that the question does not say itself."""
         return any(match.group() not in self.text for gap in self.gaps for match in gap.finditer(folded))
@@ -119,6 +127,7 @@ def _of_hit(asked: _Asked, rank: int, hit: Hit, hit_score: float) -> Iterator[Ca
     shares = [asked.shares(passage) for passage in passages]
     nothing = [0.0] * len(asked.words)
     above = asked.shares(Passage(chunk.context))
+    anywhere = [max(column) for column in zip(above, *shares, strict=True)]
     for at, (start, end) in enumerate(spans):
         text, own = chunk.text[start:end], shares[at]
         header = header_of(chunk.text, start, chunk.preface)
@@ -139,7 +148,8 @@ def _of_hit(asked: _Asked, rank: int, hit: Hit, hit_score: float) -> Iterator[Ca
             context=asked.gain(around, own),
             before=asked.gain(before, here),
             after=asked.gain(after, leaning),
-            pairs=sum(pair in passages[at].text for pair in asked.pairs) / max(1, len(asked.pairs)),
+            elsewhere=asked.gain(anywhere, _larger(leaning, after)),
+            pieces=asked.pieces(passages[at]),
             gap=float(asked.fills(passages[at].text)),
             pinned=_share(asked.pinned, f"{text}\n{header}\n{chunk.context}"),
             hit_score=hit_score,

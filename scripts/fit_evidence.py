@@ -17,7 +17,8 @@ import argparse
 import os
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,11 +30,10 @@ from sklearn.linear_model import LogisticRegression
 
 from kbqa.build import Installation
 from kbqa.config import Config, Home
-from kbqa.evaluation.benchmark import load_benchmark, opened
+from kbqa.evaluation.benchmark import Question, load_benchmark, opened
 from kbqa.evaluation.scores import contains
 from kbqa.evidence import WEIGHTS, Candidate, gather
-from kbqa.questions import gap_fillers
-from kbqa.retriever.confidence import LONG
+from kbqa.retriever.confidence import COEFFICIENTS, LOOKED_AT, features
 from kbqa.sentences import sentence_spans
 from kbqa.types import Hit
 
@@ -41,8 +41,15 @@ Matrix = NDArray[np.float64]
 FITTED = ("cmrc2018-a", "drcd-dev")
 MEASURED = ("dragonball-finance-zh", "dragonball-finance-en")
 ANSWERABLE, REMOVED, MASKED = range(3)  # kinds of cases
-SHARES = (1.0, 0.5, 0.5)  # what each kind weighs in the confidence
+SHARES = {  # what each kind weighs in the confidence, single questions and compounds
+    (ANSWERABLE, False): 0.8,
+    (ANSWERABLE, True): 0.2,
+    (REMOVED, False): 0.4,
+    (REMOVED, True): 0.2,
+    (MASKED, False): 0.4,
+}
 MASKED_CASES = 1000  # of each set
+CANDIDATE_HITS = 5
 FOLDS = 5
 RIDGE = 1e-4
 
@@ -55,31 +62,67 @@ class Case:
     words: int
     answers: tuple[str, ...]
     kind: int
+    hits: Sequence[Hit]
     candidates: list[Candidate]
     right: NDArray[np.bool_]
+    compound: bool
 
 
-def read_cases(folder: Path) -> list[Case]:
-    """Every question of a set, asked through the default settings; and masked copies of some that can be answered."""
+def read_cases(folder: Path, fitted: bool) -> list[Case]:
+    """Every question of a set, asked through the default settings. Of a set to be fitted on also masked copies of some
+    that can be answered, and compounds: two questions about one document asked as one, with and without it."""
     with tempfile.TemporaryDirectory() as temporary:
         installation = Installation(Home(Path(temporary)), Config())
         benchmark = load_benchmark(folder)
-        cases = []
+        questions = [question for question in benchmark.questions if question.text.strip()]
+        cases, spare = [], []
         with opened(benchmark, installation.temporary_base) as kb:
-            for question in benchmark.questions:
+            for question in questions:
                 found = kb.search(question.text)
                 kind = ANSWERABLE if question.answerable else REMOVED
-                made = [(kind, found.hits)]
-                if question.answerable and any(len(answer) > 1 for answer in question.answers):
-                    made.append((MASKED, masked(found.hits, question.answers)))
-                for kind, hits in made:
-                    candidates = gather(question.text, found.weights, hits)
-                    right = [kind == ANSWERABLE and contains(c.text, question.answers) for c in candidates]
-                    words = len(found.weights)
-                    cases.append(Case(question.text, words, question.answers, kind, candidates, np.array(right, bool)))
-    spare = [case for case in cases if case.kind == MASKED]
-    chosen = random.Random(5).sample(spare, min(MASKED_CASES, len(spare)))
-    return [case for case in cases if case.kind != MASKED] + chosen
+                cases.append(made(question.text, found.weights, found.hits, kind, question.answers))
+                if fitted and question.answerable and any(len(answer) > 1 for answer in question.answers):
+                    rest = masked(found.hits, question.answers)
+                    spare.append(made(question.text, found.weights, rest, MASKED, question.answers))
+            if not fitted:
+                return cases
+            cases += random.Random(5).sample(spare, min(MASKED_CASES, len(spare)))
+            for text, sources in compounds(questions):
+                found = kb.search(text, 4 * CANDIDATE_HITS)
+                others = [hit for hit in found.hits if hit.chunk.source not in sources]
+                cases.append(made(text, found.weights, found.hits[:CANDIDATE_HITS], ANSWERABLE, (), compound=True))
+                cases.append(made(text, found.weights, others[:CANDIDATE_HITS], REMOVED, (), compound=True))
+    return cases
+
+
+def made(
+    question: str,
+    weights: Mapping[str, float],
+    hits: Sequence[Hit],
+    kind: int,
+    answers: Sequence[str],
+    compound: bool = False,
+) -> Case:
+    candidates = gather(question, weights, hits)
+    right = [kind == ANSWERABLE and contains(candidate.text, answers) for candidate in candidates]
+    return Case(question, len(weights), tuple(answers), kind, hits, candidates, np.array(right, bool), compound)
+
+
+def compounds(questions: Sequence[Question]) -> list[tuple[str, set[str]]]:
+    """「……成立于哪一年，总部在哪里？」: users ask two or three things at once, and no sentence tells them all."""
+    of_document: dict[str, list[Question]] = {}
+    for question in questions:
+        for source in question.relevant:
+            of_document.setdefault(source, []).append(question)
+    rng = random.Random(6)
+    joined = []
+    for source, about in sorted(of_document.items()):
+        rng.shuffle(about)
+        size = rng.choice((2, 2, 3))
+        if len(about) >= size:
+            parts = [question.text.strip().rstrip("？?") for question in about[:size]]
+            joined.append(("，".join(parts) + "？", {source}))
+    return joined
 
 
 def masked(hits: Sequence[Hit], answers: Sequence[str]) -> list[Hit]:
@@ -143,7 +186,7 @@ def quoted(case: Case, scores: Matrix, near: float, enough: int) -> list[Candida
 def report_answers(name: str, cases: Sequence[Case], scores: Sequence[Matrix], near: float, enough: int) -> None:
     hits, lengths = [], []
     for case, of in zip(cases, scores, strict=True):
-        if case.kind == ANSWERABLE and case.candidates:
+        if case.kind == ANSWERABLE and case.candidates and case.answers:
             chosen = quoted(case, of, near, enough)
             hits.append(contains("\n".join(candidate.text for candidate in chosen), case.answers))
             lengths.append(sum(len(candidate.text) for candidate in chosen))
@@ -152,26 +195,27 @@ def report_answers(name: str, cases: Sequence[Case], scores: Sequence[Matrix], n
 
 # --- whether any -----------------------------------------------------------------------------------------------------
 
-CONFIDENCE = ("own", "context", "neighbours", "pairs", "no filler", "pinned", "words")
-
 
 def evidence(case: Case, weights: Matrix) -> list[float]:
     """What kbqa.retriever.confidence looks at."""
-    if not case.candidates:
-        return [0.0] * len(CONFIDENCE)
-    best = case.candidates[int(np.argmax(matrix(case) @ weights))]
-    no_filler = float(not best.gap and bool(gap_fillers(case.question)))
-    return [best.own, best.context, best.before + best.after, best.pairs, no_filler, best.pinned, min(case.words, LONG)]
+    scores = {c: s for c, s in zip(case.candidates, matrix(case) @ weights, strict=True) if c.rank < LOOKED_AT}
+    if not scores:
+        return [0.0] * len(COEFFICIENTS)
+    best = max(scores, key=scores.__getitem__)
+    found = features(case.question, case.words, best, case.hits[best.rank])
+    return [found[name] for name in COEFFICIENTS]
 
 
 def fit_confidence(cases: Sequence[Case], weights: Matrix) -> Callable[[Sequence[Case]], Matrix]:
     """Gives the function that gives probabilities; prints the coefficients."""
-    features = np.array([evidence(case, weights) for case in cases])
-    kinds = np.array([case.kind for case in cases])
-    share = (np.array(SHARES) / np.maximum(np.bincount(kinds, minlength=3), 1))[kinds] * len(kinds)
-    scale = features.std(axis=0) + 1e-9
-    model = LogisticRegression(max_iter=3000).fit(features / scale, kinds == ANSWERABLE, sample_weight=share)
-    told = ", ".join(f"{name} {w:.3f}" for name, w in zip(CONFIDENCE, model.coef_[0] / scale, strict=True))
+    seen = np.array([evidence(case, weights) for case in cases])
+    kinds = [(case.kind, case.compound) for case in cases]
+    counts = Counter(kinds)
+    share = np.array([SHARES[kind] * len(cases) / counts[kind] for kind in kinds])
+    right = np.array([case.kind == ANSWERABLE for case in cases])
+    scale = seen.std(axis=0) + 1e-9
+    model = LogisticRegression(max_iter=3000).fit(seen / scale, right, sample_weight=share)
+    told = ", ".join(f"{name} {w:.3f}" for name, w in zip(COEFFICIENTS, model.coef_[0] / scale, strict=True))
     print(f"  confidence: {told}, intercept {model.intercept_[0]:.3f}")
 
     def probability(of: Sequence[Case]) -> Matrix:
@@ -180,11 +224,14 @@ def fit_confidence(cases: Sequence[Case], weights: Matrix) -> Callable[[Sequence
     return probability
 
 
-def report_refusal(name: str, cases: Sequence[Case], probability: Matrix) -> None:
+def report_refusal(name: str, cases: Sequence[Case], probability: Callable[[Sequence[Case]], Matrix]) -> None:
+    """Of the set's own questions and their masked copies, not of compounds."""
+    cases = [case for case in cases if not case.compound]
     kinds = np.array([case.kind for case in cases])
-    answerable = np.sort(probability[kinds == ANSWERABLE])
+    probabilities = probability(cases)
+    answerable = np.sort(probabilities[kinds == ANSWERABLE])
     for kind, told in ((REMOVED, "not in the documents"), (MASKED, "answering sentences taken out")):
-        others = probability[kinds == kind]
+        others = probabilities[kinds == kind]
         if len(others):
             passed = [float(np.mean(others >= answerable[int(len(answerable) * wrong)])) for wrong in (0.01, 0.05, 0.1)]
             print(
@@ -205,7 +252,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     data = options.data or Path(os.environ["KBQA_TESTDATA"]) / "data" / "retrieval"
-    cases = {name: read_cases(data / name) for name in (*FITTED, *MEASURED)}
+    cases = {name: read_cases(data / name, name in FITTED) for name in (*FITTED, *MEASURED)}
     fitted = [case for name in FITTED for case in cases[name]]
 
     print("answers, each question by a ranker that has not seen it:")
@@ -220,14 +267,15 @@ def main() -> None:
     print("refusals, by a model of the other set:")
     for seen, unseen in (FITTED, FITTED[::-1]):
         weights = fit_ranker(cases[seen])
-        report_refusal(unseen, cases[unseen], fit_confidence(cases[seen], weights)(cases[unseen]))
+        probability = fit_confidence(cases[seen], weights)
+        report_refusal(unseen, cases[unseen], probability)
 
     print("of both sets, to be shipped:")
     weights = fit_ranker(fitted)
     print("  ranker:", ", ".join(f"{name} {weight:.2f}" for name, weight in zip(WEIGHTS, weights, strict=True)))
     probability = fit_confidence(fitted, weights)
     for name, of in cases.items():
-        report_refusal(name, of, probability(of))
+        report_refusal(name, of, probability)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 import pytest
 
-from kbqa.analyzer import analyze, fold, question_terms
+from kbqa.analyzer import Passage, analyze, fold, question_terms, stem
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,16 @@ def test_text_without_words_has_no_terms_and_does_not_fail(text):
     terms = analyze(text)
     assert terms.words == []
     assert terms.bigrams == []
+
+
+def test_forms_of_an_english_word_have_one_stem_and_other_words_are_left_alone():
+    assert stem("acquired") == stem("acquiring") == stem("acquires")
+    assert [stem(word) for word in ("glm-4", "2024", "年假", "is")] == ["glm-4", "2024", "年假", "is"]
+
+
+def test_a_passage_holds_an_english_word_in_another_form_a_little_less():
+    passage = Passage("The company acquired two firms and pays 1,000 dollars.")
+    assert passage.share("acquired") == 1
+    assert 0.5 < passage.share("acquire") < 1
+    assert passage.share("1000") == 1
+    assert passage.share("100") == passage.share("firmware") == 0

@@ -60,7 +60,7 @@ def test_shares_lie_between_0_and_1():
             candidate.context,
             candidate.before,
             candidate.after,
-            candidate.pairs,
+            candidate.pieces,
             candidate.pinned,
         ]
         assert all(0 <= value <= 1 for value in values)

@@ -1,8 +1,9 @@
 """Can the hits answer the question at all? A probability, from the sentence or row that speaks most for an answer.
 
-What counts is how much of the question it holds together with its headings and neighbours; whether it holds something
-that could fill the question's gap, where the question word tells what that is; whether it is about the very year, model
-or class that the question names; and how many words the question has, because a long one never meets all of them.
+What counts is how much of the question it holds together with its headings and the rest of its passage; whether it
+holds something that could fill the question's gap, where the question word tells what that is; whether the passage is
+about the very year, model or class that the question names; and how many words the question has, because a long one
+never meets all of them.
 """
 
 from __future__ import annotations
@@ -10,20 +11,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from kbqa.evidence import gather
-from kbqa.questions import gap_fillers
+from kbqa.evidence import Candidate, gather
+from kbqa.questions import gap_fillers, identifiers
 from kbqa.types import Hit
 
 __all__ = ["confidence"]
 
-LOOKED_AT = 5  # hits; an answer further down is hardly the one that was asked for
+LOOKED_AT = 3  # hits; an answer further down is hardly the one that was asked for
 LONG = 25  # words, from which on a question's length does not matter any more
 
-# Logistic regression on the questions of cmrc2018-a and drcd-dev: those that can be answered against those whose
-# paragraph was taken out of the corpus and those whose answering sentences were taken out of the hits, both kinds
-# weighing half (docs/evidence.md, scripts/fit_evidence.py).
-_OWN, _CONTEXT, _NEIGHBOURS, _PAIRS, _NO_FILLER, _PINNED = 5.86, 6.32, 4.93, 4.48, -0.78, 1.61
-_WORD, _INTERCEPT = 0.143, -7.31
+# Logistic regression on the questions of cmrc2018-a and drcd-dev, single ones and compounds of two or three: those that
+# can be answered against those whose paragraph was taken out of the corpus and those whose answering sentences were
+# taken out of the hits, both kinds weighing half (docs/evidence.md, scripts/fit_evidence.py).
+COEFFICIENTS = {
+    "own": 6.04,
+    "context": 7.07,
+    "neighbours": 6.53,
+    "elsewhere": 8.06,
+    "pieces": 5.05,
+    "no filler": -0.47,
+    "pinned": 1.50,
+    "words": 0.128,
+}
+INTERCEPT = -7.62
 
 
 def confidence(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> float:
@@ -31,13 +41,20 @@ def confidence(question: str, weights: Mapping[str, float], hits: Sequence[Hit])
     best = max(gather(question, weights, hits[:LOOKED_AT]), key=lambda candidate: candidate.score, default=None)
     if best is None:
         return 0.0
-    evidence = (
-        _OWN * best.own
-        + _CONTEXT * best.context
-        + _NEIGHBOURS * (best.before + best.after)
-        + _PAIRS * best.pairs
-        + _NO_FILLER * (not best.gap and bool(gap_fillers(question)))
-        + _PINNED * best.pinned
-        + _WORD * min(len(weights), LONG)
-    )
-    return 1 / (1 + math.exp(-(evidence + _INTERCEPT)))
+    found = features(question, len(weights), best, hits[best.rank])
+    return 1 / (1 + math.exp(-INTERCEPT - sum(COEFFICIENTS[name] * value for name, value in found.items())))
+
+
+def features(question: str, words: int, best: Candidate, hit: Hit) -> dict[str, float]:
+    """What the regression looks at: of the best candidate, of its hit, and how many telling words the question has."""
+    pinned = identifiers(question)
+    return {
+        "own": best.own,
+        "context": best.context,
+        "neighbours": best.before + best.after,
+        "elsewhere": best.elsewhere,
+        "pieces": best.pieces,
+        "no filler": float(not best.gap and bool(gap_fillers(question))),
+        "pinned": len(pinned & identifiers(hit.chunk.searchable)) / len(pinned) if pinned else 1.0,
+        "words": float(min(words, LONG)),
+    }
