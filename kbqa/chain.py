@@ -18,7 +18,7 @@ from kbqa.config import PromptConfig, RetrievalConfig
 from kbqa.documents import LangChainDocument, from_langchain
 from kbqa.ingest import Ingestion
 from kbqa.prompt import fill, fit, messages
-from kbqa.retriever import Retrieval, Retriever, expand, leans, standalone
+from kbqa.retriever import Retrieval, Retriever, expand
 from kbqa.splitter import Splitter
 from kbqa.store import Store
 from kbqa.support import Quote, Reply, check, says_something
@@ -79,7 +79,7 @@ class KnowledgeBase:
         Behind the pieces that complete a sentence comes that Sentence, checked; the Answer has them all once more.
         """
         start = time.perf_counter()
-        asked, found = self._find(question, history)
+        found = self.retriever.search(question, history=history)
         if found.confidence < self.retrieval.min_confidence or not found.hits:
             yield Piece(REFUSAL)
             yield Answer(question, REFUSAL, (), found.hits, False, found.confidence, time.perf_counter() - start)
@@ -89,7 +89,7 @@ class KnowledgeBase:
         prompt = fill(question, shown, self.prompt.template)
         request = GenerationRequest(
             messages=messages(prompt, history, self.prompt.history_turns),
-            question=asked,
+            question=found.question,
             hits=found.hits,
             weights=found.weights,
         )
@@ -117,21 +117,6 @@ class KnowledgeBase:
             seconds=time.perf_counter() - start,
             sentences=tuple(proof.sentences) if grounded else (),
         )
-
-    def _find(self, question: str, history: Sequence[Turn]) -> tuple[str, Retrieval]:
-        """What was searched for, and what it found: the question as it stands, or with the words of the one before.
-
-        A short question that does not point back may still be a new one. It is asked as it stands first, and takes
-        words along only where that finds something better.
-        """
-        whole = standalone(question, history)
-        if whole == question:
-            return question, self.retriever.search(question)
-        alone = self.retriever.search(question)
-        if not leans(question) and alone.confidence >= self.retrieval.min_confidence:
-            return question, alone
-        together = self.retriever.search(whole[-self.retrieval.max_question_characters :])
-        return (whole, together) if together.confidence >= alone.confidence else (question, alone)
 
     def add_documents(self, documents: Iterable[Document]) -> IngestReport:
         """Take in documents that have no file; one of the same source is replaced. They stay until removed by name."""

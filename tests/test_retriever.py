@@ -3,7 +3,8 @@ import pytest
 from kbqa.build import Installation
 from kbqa.config import Config, Home, RetrievalConfig
 from kbqa.errors import QuestionError
-from kbqa.retriever import expand, standalone
+from kbqa.retriever import expand
+from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.subject import named
 from kbqa.types import Block, Chunk, Document
 
@@ -88,23 +89,109 @@ def test_without_a_dense_weight_the_words_alone_decide(tmp_path):
 
 # --- follow-up questions ---------------------------------------------------------------------------------------------
 
-HISTORY = [("年假有几天？", "十天")]
+
+@pytest.mark.parametrize(
+    ("question", "previous", "whole"),
+    [
+        ("那成都呢？", "去北京出差，住宿费多少？", "去成都出差，住宿费多少？"),
+        ("9月呢？", "华东大区8月的销售额是多少？", "华东大区9月的销售额是多少？"),
+        ("那第二年呢？", "第一年的折旧率是多少？", "第二年的折旧率是多少？"),
+        ("8.1.0 呢？", "TiDB 7.5.0 是哪天发布的？", "TiDB 8.1.0 是哪天发布的？"),
+        ("那 PD 呢？", "生产环境部署 TiKV 要多少内存？", "生产环境部署 PD 要多少内存？"),
+        ("逻辑导入模式呢？", "物理导入模式的速度是多少？", "逻辑导入模式的速度是多少？"),
+        ("TiProxy 的呢？", "TiDB 的默认端口是多少？", "TiProxy 的默认端口是多少？"),
+        ("不是增量，我要问全量备份", "数据库的增量备份几点做？", "数据库的全量备份几点做？"),
+        ("What about E20?", "What does E12 mean?", "What does E20 mean?"),
+    ],
+)
+def test_a_word_takes_the_place_of_one_of_its_kind(question, previous, whole):
+    assert leaning(question) == "yes"
+    assert standalone(question, previous) == whole
 
 
-@pytest.mark.parametrize("question", ["它可以顺延吗？", "那病假呢？", "What about it?", "上海呢？"])
-def test_a_question_that_leans_on_the_one_before_takes_its_words_along(question):
-    assert standalone(question, HISTORY) == f"年假有几天？ {question}"
+@pytest.mark.parametrize(
+    ("question", "previous", "whole"),
+    [
+        ("它的重量呢？", "X200网关的额定功耗是多少？", "X200网关的额定功耗，它的重量呢？"),
+        ("其默认值是什么？", "tidb_gc_life_time 有什么用？", "tidb_gc_life_time，其默认值是什么？"),
+        ("该合同由谁签字？", "测控主板的合同编号是什么？", "测控主板的合同编号，该合同由谁签字？"),
+        ("我是说研发岗位", "试用期有多长？", "研发岗位，试用期有多长？"),
+        ("和二等座有什么不同？", "一等座给谁坐？", "一等座给谁坐，和二等座有什么不同？"),
+        ("为什么？", "年假不能顺延吗？", "年假不能顺延，为什么？"),
+        ("And what is its scope?", "What does gc_life_time do?", "What does gc_life_time do, what is its scope?"),
+    ],
+)
+def test_what_has_no_counterpart_is_put_beside_the_question_before(question, previous, whole):
+    assert leaning(question) == "yes"
+    assert standalone(question, previous) == whole
 
 
-def test_a_question_that_stands_alone_stays_as_it_is():
-    question = "数据库的全量备份在每周几进行？"
-    assert standalone(question, HISTORY) == question
-    assert standalone("它呢？", []) == "它呢？"
+@pytest.mark.parametrize(
+    "question",
+    [
+        "数据库的全量备份在每周几进行？",
+        "马其顿即将离任的总统是谁？",
+        "出差回来应该怎么报销差旅费？",
+        "其他城市的住宿费标准是多少？",
+        "《阿三哥出马》这部影片是谁拍的？",
+        "杨丽音和张国立的女儿，她的丈夫是谁？",
+        "How did the company improve its liquidity in 2021?",
+        "这个月有多少天需要值班？",
+        "谢谢！",
+    ],
+)
+def test_a_question_of_its_own_is_not_taken_for_a_follow_up(question):
+    assert leaning(question) != "yes"
 
 
-def test_a_chain_of_follow_ups_reaches_back_to_the_subject():
-    history = [("X200网关的保修期多长？", "36个月"), ("它的功耗呢？", "12W")]
-    assert standalone("那重量呢？", history).startswith("X200网关的保修期多长？")
+def test_a_first_question_stays_as_it_is(kb):
+    assert standalone("它呢？", "") == "它呢？"
+    assert kb.retriever.search("那年假呢？").question == "那年假呢？"
+
+
+@pytest.fixture
+def company(tmp_path):
+    texts = {
+        "X200.md": "X200网关的额定功耗为12W。X200网关的重量为1.5千克。X200网关的联系人是许红。",
+        "X300.md": "X300网关的额定功耗为18W。X300网关的重量为2.5千克。X300网关的联系人是林建国。",
+        "热线.md": "服务热线是400-618-2023，工作日有人接听。",
+    }
+    made = [
+        Document(source, source.removesuffix(".md"), (Block("text", text),), f"{number:064}", "md")
+        for number, (source, text) in enumerate(texts.items())
+    ]
+    with Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "库", made) as base:
+        yield base
+
+
+def turns(*questions):
+    return [(question, "……") for question in questions]
+
+
+def test_a_chain_of_follow_ups_reaches_back_to_the_subject(company):
+    history = turns("X300网关的额定功耗是多少？", "它的重量呢？")
+    assert company.retriever.search("联系人是谁？", history=history).hits[0].chunk.source == "X300.md"
+    history = turns("X300网关的额定功耗是多少？", "那X200呢？")
+    assert company.retriever.search("它的联系人呢？", history=history).hits[0].chunk.source == "X200.md"
+
+
+def test_a_short_new_question_is_not_mixed_with_the_one_before(company):
+    found = company.retriever.search("服务热线是多少？", history=turns("X200网关的重量是多少？"))
+    assert found == company.retriever.search("服务热线是多少？")
+    after = company.retriever.search("那X300的重量呢？", history=turns("X200网关的重量是多少？", "服务热线是多少？"))
+    assert after.hits[0].chunk.source == "X300.md"
+
+
+def test_words_of_the_question_before_weigh_less_than_those_asked_now(company):
+    found = company.retriever.search("它的重量呢？", history=turns("X200网关的额定功耗是多少？"))
+    alone = company.retriever.search("X200网关的额定功耗和重量").weights
+    assert found.weights["重量"] == alone["重量"]
+    assert found.weights["功耗"] == alone["功耗"] / 2
+
+
+def test_a_long_conversation_does_not_get_slow_or_too_long(company):
+    history = turns(*["它的重量呢？"] * 3000, "X200网关的额定功耗是多少？" * 200)
+    assert company.retriever.search("它的联系人呢？", history=history).hits
 
 
 # --- passages --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,11 @@ QUESTIONS = [
     json.loads(line)
     for line in (Path(__file__).parent / "data" / "samples_qa.jsonl").read_text(encoding="utf-8").splitlines()
 ]
+CONVERSATIONS = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "data" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+]
+KINDS = {"ellipsis", "pronoun", "comparison", "clarification", "topic", "short"}
 
 
 def folded(text):
@@ -56,3 +61,16 @@ def test_each_question_has_its_answer_in_the_file_it_names(row, documents):
         assert any(folded(answer) in text for answer in row["answers"])
     else:
         assert (row["answers"], row["file"]) == ([], None)
+
+
+@pytest.mark.parametrize("talk", CONVERSATIONS, ids=lambda talk: talk["id"])
+def test_each_turn_of_a_conversation_says_what_answers_it(talk, documents):
+    first, *others = talk["turns"]
+    assert "kind" not in first
+    assert {turn["kind"] for turn in others} <= KINDS
+    for turn in others:
+        assert ("whole" in turn) == (turn["kind"] not in ("topic", "short")), "what leans has a whole question"
+    for turn in talk["turns"] if talk["base"] == "samples" else ():
+        texts = [folded(documents[name].text) for name in turn["files"]]
+        for wanted in (turn["holds"], turn.get("answers", turn["holds"])):
+            assert any(folded(string) in text for string in wanted for text in texts)

@@ -191,6 +191,18 @@ def test_new_chunks_are_scored_like_those_on_disk(tmp_path):
         assert score == pytest.approx(whole[chunk], rel=0.02)
 
 
+def test_a_term_may_count_less(words):
+    terms = question_terms("年假 GLM-4-9B")
+    oracle = in_memory(None, passages())
+    less = dict.fromkeys(question_terms("GLM-4-9B").words, 0.25)
+    for index in (words, oracle):
+        whole, part = dict(index.search(terms, 100)), dict(index.search(terms, 100, less))
+        leave, model = (dict(index.search(question_terms(name), 100)) for name in ("年假", "GLM-4-9B"))
+        assert set(part) == set(whole)
+        for chunk, score in part.items():
+            assert score == pytest.approx(leave.get(chunk, 0.0) + model.get(chunk, 0.0) / 4, rel=0.01)
+
+
 def test_the_next_index_leaves_the_one_before_as_it_was(tmp_path):
     chunks = passages()
     totals = extend(tmp_path, "words-a", [], {}, [], chunks[:20])

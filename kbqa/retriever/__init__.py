@@ -1,7 +1,6 @@
 """A question to the chunks that may answer it, and how far they can be trusted."""
 
-from kbqa.retriever.followup import leans, standalone
 from kbqa.retriever.passages import expand
 from kbqa.retriever.search import Retrieval, Retriever
 
-__all__ = ["Retrieval", "Retriever", "expand", "leans", "standalone"]
+__all__ = ["Retrieval", "Retriever", "expand"]

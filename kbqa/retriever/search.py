@@ -1,5 +1,7 @@
 """A question to Hits: the lexical and the dense arm, fused by calibrated scores, and how far they can be trusted.
 
+A follow-up question is made self-contained first.
+
 Both arms give their best `candidates`; each candidate gets a score from both, so that nothing is ranked by where it
 was found. Scores are calibrated by the question: BM25, with something added for a document that the question names, is
 divided by the best one; cosines are stretched from the lowest to the highest among the candidates. Then they are added.
@@ -9,16 +11,17 @@ Fusing by rank was tried and lost: with a weak embedder it threw away a third of
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kbqa.analyzer import Terms, question_terms
+from kbqa.analyzer import Passage, Terms, question_terms
 from kbqa.config import RetrievalConfig
 from kbqa.errors import QuestionError
 from kbqa.retriever.confidence import confidence
+from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.subject import named
-from kbqa.types import Chunk, Embedder, Hit
+from kbqa.types import Chunk, Embedder, Hit, Turn
 
 if TYPE_CHECKING:
     from kbqa.store import Store
@@ -29,14 +32,22 @@ __all__ = ["Retrieval", "Retriever"]
 SUBJECT = 0.2  # of the best BM25 score, for a passage of a document that the question names
 SPREAD = 0.05  # cosines that lie closer together than this say little about which candidate is the best
 
+CARRIED = 0.5  # what a word counts that comes from an earlier question
+TURNS_BACK = 6  # earlier questions that a follow-up may reach back to
+BELONGS = 0.5  # of the earlier question's words: a passage that answers both holds so much of them
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """`hits`, best first; `confidence` in [0, 1] that they answer the question; `weights`: word -> idf."""
+    """`hits`, best first; `confidence` in [0, 1] that they answer the question; `weights`: word -> idf.
+
+    `question` is what was searched for, with what it left unsaid.
+    """
 
     hits: tuple[Hit, ...]
     confidence: float
     weights: Mapping[str, float]
+    question: str
 
 
 class Retriever:
@@ -47,14 +58,52 @@ class Retriever:
         self._embedder = embedder
         self._config = config
 
-    def search(self, question: str, k: int | None = None) -> Retrieval:
-        """The `k` best chunks (config.k unless given); QuestionError for an empty or overlong question."""
+    def search(self, question: str, k: int | None = None, history: Sequence[Turn] = ()) -> Retrieval:
+        """The `k` best chunks (config.k unless given); QuestionError for an empty or overlong question.
+
+        With a `history`, what the question leaves unsaid is taken from there.
+        """
         question = self._usable(question)
         k = self._config.k if k is None else k
+        if not history or leaning(question) == "no":
+            return self._search(question, k)
+        return self._follow(question, self._meant([asked for asked, _ in history[-TURNS_BACK:]]), k)
+
+    def _meant(self, questions: Sequence[str]) -> str:
+        """The last of the questions, made self-contained by those before it."""
+        meant = ""
+        for question in questions:
+            match leaning(question):
+                case "no":
+                    meant = question
+                case "yes":
+                    meant = standalone(question, meant)
+                case "perhaps":
+                    meant = self._follow(question, meant, 1).question
+        return meant
+
+    def _follow(self, question: str, previous: str, k: int) -> Retrieval:
+        """Searches for a question that may need the one before.
+
+        One that does not point back is a new one unless some passage speaks of both: it holds the words of this one as
+        well as any passage, and half of those of the one before.
+        """
+        whole = standalone(question, previous)[-self._config.max_question_characters :]
+        if whole == question:
+            return self._search(question, k)
+        together = self._search(whole, k, typed=question)
+        if leaning(question) == "yes":
+            return together
+        alone = self._search(question, k)
+        return together if _speaks_of_both(together, alone) else alone
+
+    def _search(self, question: str, k: int, typed: str | None = None) -> Retrieval:
+        """`typed` is the part of the question that was asked just now; what else it holds counts less."""
         wanted = max(k, self._config.candidates)
         terms = question_terms(question)
-        weights = self._weights(terms)
-        lexical = dict(self._store.search_words(terms, wanted))
+        carried = {} if typed is None else _counting(CARRIED, terms, but=question_terms(typed))
+        lexical = dict(self._store.search_words(terms, wanted, carried))
+        weights = {word: idf * carried.get(word, 1.0) for word, idf in self._weights(terms).items()}
         vector, near = self._nearest(question, wanted)
         dense = near | self._cosines(vector, lexical.keys() - near.keys())
         chunks = self._store.chunks(dense.keys() | lexical.keys())  # some may be removed while we look
@@ -66,7 +115,7 @@ class Retriever:
         hits = [
             Hit(chunks[chunk_id], score, lexical.get(chunk_id), dense.get(chunk_id)) for chunk_id, score in ranked[:k]
         ]
-        return Retrieval(tuple(hits), confidence(question, weights, hits), weights)
+        return Retrieval(tuple(hits), confidence(question, weights, hits), weights, question)
 
     def _nearest(self, question: str, wanted: int) -> tuple[Vectors | None, dict[int, float]]:
         """The question's vector and the cosines of the `wanted` nearest chunks; nothing where the arm has no weight."""
@@ -117,6 +166,26 @@ class Retriever:
             word: math.log(1 + (total - max(n, 1) + 0.5) / (max(n, 1) + 0.5)) if total else 0.0
             for word, n in zip(terms.words, frequencies, strict=True)
         }
+
+
+def _counting(share: float, terms: Terms, but: Terms) -> dict[str, float]:
+    """`share` for each of the terms that is none of the others."""
+    return dict.fromkeys({*terms.words, *terms.bigrams} - {*but.words, *but.bigrams}, share)
+
+
+def _speaks_of_both(together: Retrieval, alone: Retrieval) -> bool:
+    """Whether the best passage for two questions together answers the second as well as the best one for it alone."""
+    if not together.hits or not alone.hits:
+        return False
+    own = alone.weights
+    earlier = {word: weight for word, weight in together.weights.items() if word not in own}
+    best, best_alone = (Passage(found.hits[0].chunk.searchable) for found in (together, alone))
+    return _held(earlier, best) >= BELONGS and _held(own, best) >= _held(own, best_alone)
+
+
+def _held(weights: Mapping[str, float], passage: Passage) -> float:
+    """The share of the words, by their weight, that the passage holds."""
+    return sum(weight * passage.share(word) for word, weight in weights.items()) / (sum(weights.values()) or 1.0)
 
 
 def _calibrated(question: str, chunks: Mapping[int, Chunk], lexical: Mapping[int, float]) -> dict[int, float]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from kbqa.analyzer import fold
 from kbqa.types import Chunk
 
-__all__ = ["named"]
+__all__ = ["named", "stands_in", "whole"]
 
 SHORTEST = 2  # characters of a title
 LOOKED_AT = 20  # passages of other documents
@@ -28,7 +28,9 @@ def named(question: str, candidates: Iterable[Chunk]) -> dict[str, float]:
     question = fold(question)
     chunks = list(candidates)
     titles = {title: fold(title).strip() for title in dict.fromkeys(chunk.title for chunk in chunks)}
-    found = {title: folded for title, folded in titles.items() if _stands_in(folded, question)}
+    found = {
+        title: folded for title, folded in titles.items() if len(folded) >= SHORTEST and stands_in(folded, question)
+    }
     longest = {
         title: folded
         for title, folded in found.items()
@@ -46,11 +48,14 @@ def _rarity(title: str, others: Sequence[Chunk]) -> float:
     return (1 - sum(title in fold(chunk.text) for chunk in looked_at) / max(1, len(looked_at))) ** RARITY
 
 
-def _stands_in(title: str, question: str) -> bool:
-    """Letters and digits must not go on beyond it: "acme" does not stand in "acmeville"."""
-    if len(title) < SHORTEST or title not in question:
-        return False
-    return re.search(f"{_edge(title[0])}{re.escape(title)}{_edge(title[-1])}", question, re.ASCII) is not None
+def stands_in(name: str, text: str) -> bool:
+    """Whether the text holds the whole name; both folded."""
+    return name in text and whole(name).search(text) is not None
+
+
+def whole(name: str) -> re.Pattern[str]:
+    """Letters and digits must not go on beyond the name: "acme" does not stand in "acmeville"."""
+    return re.compile(f"{_edge(name[0])}{re.escape(name)}{_edge(name[-1])}", re.ASCII)
 
 
 def _edge(character: str) -> str:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kbqa.store.vectors import Scored
 
 __all__ = [
+    "ALL_EQUAL",
     "WEIGHTS",
     "ExactWords",
     "LexicalIndex",
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 WEIGHTS = {"words": 1.0, "bigrams": 0.5, "title": 0.3}
+ALL_EQUAL: Mapping[str, float] = MappingProxyType({})
 _K1, _B = 1.2, 0.75  # tantivy's own, which cannot be set
 _HEAP = 64_000_000  # bytes of terms in memory before tantivy begins another segment
 _REWRITTEN = ("meta.json", ".managed.json")
@@ -81,10 +83,12 @@ def prepare(chunk: Chunk) -> Prepared:
     )
 
 
-def query_fields(terms: Terms) -> dict[str, list[str]]:
-    """The terms to look for in each field, each once."""
-    words = list(dict.fromkeys(terms.words))
-    return {"words": words, "bigrams": list(dict.fromkeys([*terms.bigrams, *_spelled(words)])), "title": words}
+def query_fields(terms: Terms, shares: Mapping[str, float] = ALL_EQUAL) -> dict[str, dict[str, float]]:
+    """The terms to look for in each field, each once, and what it counts (`shares`: those that do not count 1)."""
+    words = {word: shares.get(word, 1.0) for word in terms.words}
+    pairs = {pair: shares.get(pair, 1.0) for pair in terms.bigrams}
+    spelled = {term: share for word, share in words.items() for term in _spelled([word])}
+    return {"words": words, "bigrams": pairs | spelled, "title": words}
 
 
 def _spelled(words: Iterable[str]) -> list[str]:
@@ -104,8 +108,11 @@ class LexicalIndex(Protocol):
         """How many chunks hold the term; chunks removed of late may still be counted."""
         ...
 
-    def search(self, terms: Terms, k: int) -> Scored:
-        """The `k` chunks with the largest sum of weighted BM25 scores; only those that hold any of the terms."""
+    def search(self, terms: Terms, k: int, shares: Mapping[str, float] = ALL_EQUAL) -> Scored:
+        """The `k` chunks with the largest sum of weighted BM25 scores; only those that hold any of the terms.
+
+        `shares`: what a term counts, for those that do not count 1.
+        """
         ...
 
 
@@ -144,19 +151,21 @@ class ExactWords:
     def frequency(self, field: str, term: str) -> int:
         return len(self._postings[field].get(term, ())) // 2
 
-    def search(self, terms: Terms, k: int, beside: LexicalIndex | None = None) -> Scored:
+    def search(
+        self, terms: Terms, k: int, shares: Mapping[str, float] = ALL_EQUAL, beside: LexicalIndex | None = None
+    ) -> Scored:
         """`beside` is the large index that these chunks will go to: with its statistics the scores are alike."""
         scores: dict[int, float] = {}
         count = len(self) + (len(beside) if beside else 0)
-        for field, wanted in query_fields(terms).items():
+        for field, wanted in query_fields(terms, shares).items():
             mean = _mean(field, self, beside) or 1.0
             lengths = self._lengths[field]
-            for term in wanted:
+            for term, share in wanted.items():
                 postings = self._postings[field].get(term)
                 if postings is None:
                     continue
                 found = len(postings) // 2 + (beside.frequency(field, term) if beside else 0)
-                weight = WEIGHTS[field] * (_K1 + 1) * math.log(1 + (count - found + 0.5) / (found + 0.5))
+                weight = WEIGHTS[field] * share * (_K1 + 1) * math.log(1 + (count - found + 0.5) / (found + 0.5))
                 for at in range(0, len(postings), 2):
                     place, times = postings[at], postings[at + 1]
                     rounded = _K1 * (1 - _B + _B * lengths[place] / mean)
@@ -215,14 +224,17 @@ class TantivyWords:
     def frequency(self, field: str, term: str) -> int:
         return int(self._searcher.doc_freq(field, term))
 
-    def search(self, terms: Terms, k: int) -> Scored:
+    def search(self, terms: Terms, k: int, shares: Mapping[str, float] = ALL_EQUAL) -> Scored:
         from tantivy import Occur, Query
 
         # One flat list of terms: only then tantivy skips what cannot come among the best.
         clauses = [
-            (Occur.Should, Query.boost_query(Query.term_query(self._schema, field, term, "freq"), WEIGHTS[field]))
-            for field, wanted in query_fields(terms).items()
-            for term in wanted
+            (
+                Occur.Should,
+                Query.boost_query(Query.term_query(self._schema, field, term, "freq"), WEIGHTS[field] * share),
+            )
+            for field, wanted in query_fields(terms, shares).items()
+            for term, share in wanted.items()
         ]
         if not clauses or k <= 0:
             return []

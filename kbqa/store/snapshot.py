@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,11 +57,11 @@ class Snapshot:
     covered: int  # the highest chunk id of the segments
     tail: ExactVectors  # all chunks after that
 
-    def search_words(self, terms: Terms, k: int) -> Scored:
+    def search_words(self, terms: Terms, k: int, shares: Mapping[str, float]) -> Scored:
         new, old = self.words_tail, self.words
-        found = search_live(partial(new.search, terms, beside=old), len(new), k, self.dead)
+        found = search_live(partial(new.search, terms, shares=shares, beside=old), len(new), k, self.dead)
         if old:
-            found += search_live(partial(old.search, terms), len(old), k, self.dead)
+            found += search_live(partial(old.search, terms, shares=shares), len(old), k, self.dead)
         return sorted(found, key=_best_first)[:k]
 
     def search_vectors(self, vector: Vectors, k: int) -> Scored:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -33,6 +33,7 @@ from kbqa.store.connections import Pool, create_catalogue
 from kbqa.store.derived import Limits
 from kbqa.store.errors import DamagedIndex, storage_errors, unknown
 from kbqa.store.files import CATALOGUE, REBUILD, remove_catalogue, sync, write_lock
+from kbqa.store.lexical import ALL_EQUAL
 from kbqa.store.snapshot import Snapshot, load
 from kbqa.store.switch import rebuilding
 from kbqa.store.writer import Writer
@@ -145,9 +146,12 @@ class Store:
     def chunk_count(self) -> int:
         return self._current().state.chunks
 
-    def search_words(self, terms: Terms, k: int) -> list[tuple[int, float]]:
-        """Chunk ids and BM25 scores, best first. Give it `analyzer.question_terms`."""
-        return self._current().search_words(terms, k) if k > 0 else []
+    def search_words(self, terms: Terms, k: int, shares: Mapping[str, float] = ALL_EQUAL) -> list[tuple[int, float]]:
+        """Chunk ids and BM25 scores, best first. Give it `analyzer.question_terms`.
+
+        `shares`: what a term counts, for those that do not count 1.
+        """
+        return self._current().search_words(terms, k, shares) if k > 0 else []
 
     def search_vectors(self, vector: Vectors, k: int) -> list[tuple[int, float]]:
         """Chunk ids and cosines, best first. A zero vector points nowhere and finds nothing."""
