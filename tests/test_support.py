@@ -48,6 +48,21 @@ def test_of_equal_passages_the_first_is_quoted():
         assert quote.chunk is first
 
 
+@pytest.mark.parametrize(
+    "sentence", ["距离为 `[1,2,3]` 到 [2,3,4]。", "`INSERT`/`DELETED` | 计划 #19269", "**合计**：14`16枚"]
+)
+def test_what_is_quoted_letter_for_letter_is_supported_whatever_it_holds(sentence):
+    support = check(sentence, passages(f"前一句。\n{sentence}\n后一句。"))
+    assert support.verdict == "supported"
+    assert [quote.text for quote in support.quotes] == [sentence]
+
+
+@pytest.mark.parametrize("sentence", ["亿" * 5000, "一" + "亿" * 5000, "9" * 9000, "不" * 3000, "甲，乙，" * 1000])
+def test_a_nonsensical_sentence_or_passage_is_no_error(sentence):
+    assert check(sentence, [LEAVE]).verdict == "not"
+    assert check(LEAVE.text, passages(sentence)).verdict == "not"
+
+
 def test_something_else_is_not_supported():
     support = check("公司食堂在二楼营业。", [LEAVE, TRAVEL])
     assert support.verdict == "not"

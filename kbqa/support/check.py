@@ -22,6 +22,7 @@ LOOKED_AT = 40  # quotes with the most in common with the sentence,
 CLOSEST = 3  # ... and of these with the whole and with each clause: only they are judged
 MOST = 12
 BEGINNING = 6  # atoms
+MANY = 100  # clauses; a sentence of more is not put together of several quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,10 @@ def check(sentence: str, passages: Sequence[Chunk]) -> Support:
     claim = Claim(sentence)
     if not claim.says_something():
         return Support("not")
-    alike = _alike(claim, passages)
+    possible = candidates(passages)
+    if quoted := next((c.quote for c in possible if c.quote.text == sentence.strip()), None):
+        return Support("supported", (quoted,), 1.0)
+    alike = _alike(claim, possible)
     return _Trial(claim, alike).support() if alike else Support("not")
 
 
@@ -56,10 +60,10 @@ def says_something(sentence: str) -> bool:
     return Claim(sentence).says_something()
 
 
-def _alike(claim: Claim, passages: Sequence[Chunk]) -> list[Candidate]:
+def _alike(claim: Claim, possible: Sequence[Candidate]) -> list[Candidate]:
     """The quotes that have something in common with the claim, those with the most first."""
     found: dict[tuple[str, Span], tuple[float, Candidate]] = {}
-    for candidate in candidates(passages):
+    for candidate in possible:
         wording, quote = candidate.wording, candidate.quote
         overlap = len(claim.pairs & wording.pairs) + SINGLE * len(claim.known & wording.known)
         if overlap >= 1:  # chunks overlap: the same sentence comes twice
@@ -84,7 +88,7 @@ class _Trial:
         if self._bears(whole, best):  # nearly always, when anything does
             return Support("supported", (best.quote,), self._share(whole, best))
         self._pool = self._closest()
-        if (chosen := self._assemble(0, None)) is not None:
+        if len(self._clauses) <= MANY and (chosen := self._assemble(0, None)) is not None:
             quotes = tuple(dict.fromkeys(candidate.quote for candidate in chosen))
             return Support("supported", quotes, 1.0)
         return self._unsupported()

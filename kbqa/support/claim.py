@@ -16,7 +16,7 @@ __all__ = ["Claim", "Span", "Word"]
 
 Span = tuple[int, int]  # of atoms
 
-_MARK = re.compile(r"[\[【［]\s*\d+(?:\s*[,，、]\s*\d+)*\s*[\]】］]|\*\*|`")  # [1], 【1】, bold, code
+_MARK = re.compile(r"[\[【［]\s*\d+(?:\s*[,，、]\s*\d+)*\s*[\]】］]")  # [1], 【1】
 _BULLET = re.compile(r"^\s*(?:[-*•·>#]+\s+|\(?\d{1,2}[.．、)）]\s*(?!\d)|[(（][一二三四五六七八九十\d]+[)）])")
 _LEAD_IN = re.compile(  # 根据已知信息， 资料显示， According to the documents,
     r"^\s*(?:(?:根据|依据|按照|据|从)?(?:上述|以上|已知|所?提供的|相关|现有|该|这些|文中)*"

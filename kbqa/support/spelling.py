@@ -16,6 +16,8 @@ MEASURES = frozenset(
     "个天年月日号元人次倍名家位项条周岁级台层座部张件款届期艘架枚只份吨米种场所间株点时分秒度章节颗辆成代世大"
 )
 
+LONGEST = 20  # characters of a numeral; 九千九百九十九万九千九百九十九亿 has 15
+
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _POWERS = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 _HAN = re.compile(r"(?<![\d.几数])(第?)([〇零一二三四五六七八九十百千万亿两]+)")
@@ -27,7 +29,7 @@ _REWRITES = [
         (rf"百分之({_NUMBER})", r"\1%"),
         (r"个?百分点", "ppt"),
         (r"(?<=\d) ?per ?cent\b", "%"),
-        (r"(\d+)分之(\d+)", r"\2/\1"),
+        (r"(\d{1,9})分之(\d{1,9})", r"\2/\1"),
         (r"(?<!\d)((?:19|20)\d\d)[-/.](0?[1-9]|1[0-2])[-/.](0?[1-9]|[12]\d|3[01])(?!\d)", r"\1年\2月\3日"),
     )
 ]
@@ -60,6 +62,7 @@ _DATES = [
 
 def plain(text: str) -> str:
     """`text` folded and in one spelling; line breaks stay. The length changes: never use offsets across it."""
+    text = text.replace("`", "").replace("**", "")  # code and bold, which an answer may have where the document has not
     text = _HAN.sub(_in_digits, _THOUSANDS.sub("", fold(text)))
     for pattern, made in _REWRITES:
         text = pattern.sub(made, text)
@@ -87,7 +90,7 @@ def _year(numeral: str) -> int | None:
 
 def _value(numeral: str) -> int | None:
     """三百二十万 -> 3200000; None for what is no numeral (千万, 三五)."""
-    if numeral[0] in "百千万亿零〇":
+    if numeral[0] in "百千万亿零〇" or len(numeral) > LONGEST:
         return None
     total = section = 0  # section: what stands below the next 万 or 亿
     digit: int | None = None
