@@ -29,8 +29,8 @@ _LEAD_IN = re.compile(  # 根据已知信息， 资料显示， According to the
 )
 _FRAME = re.compile(  # what models say around an answer: 主要包括以下几点： 希望以上信息对您有帮助。
     r"\s*(?:(?:您好|你好|好的|当然|没问题)[，,。！!]*"
-    r"|[^，。]{0,10}(?:以下|如下|下列|下面)[^，。]{0,10}[:：]|here (?:is|are)\b[^.]*:|[^.]{0,30}\bas follows:"
-    r"|(?:希望|以上).{0,14}(?:帮助|有用|参考)[。！!]*|(?:如果?|若)(?:您|你)?(?:还|仍)?(?:有|需要?|想).{0,16}随时.{0,12}"
+    r"|[^，。\d]{0,10}(?:以下|如下|下列|下面)[^，。\d]{0,10}[:：]|here (?:is|are)\b[^.]*:|[^.]{0,30}\bas follows:"
+    r"|(?:希望|以上)[^，。\d]{0,14}(?:帮助|有用|参考)[。！!]*|(?:如果?|若)(?:您|你)?(?:还|仍)?(?:有|需要?|想).{0,16}随时.{0,12}"
     r"|(?:i )?hope th(?:is|at) helps[.!]?|(?:please )?let me know if .*)\s*",
     re.IGNORECASE,
 )
@@ -93,10 +93,8 @@ class Claim(Wording):
         clauses = []
         start = 1
         for at, atom in enumerate(self.atoms):
-            counted = atom == LISTING and any(
-                start <= number.at < at for number in self.numbers
-            )  # 北京800元、上海700元
-            if (atom == PAUSE or counted) and at > start:
+            counts = atom == LISTING and bool(self.numbers_in((start, at)))  # 北京800元、上海700元
+            if (atom == PAUSE or counts) and at > start:
                 clauses.append((start, at))
                 start = at + 1
         return clauses
