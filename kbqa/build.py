@@ -20,7 +20,7 @@ from kbqa.chain import KnowledgeBase
 from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, check_name, ingest_command, load_config
 from kbqa.errors import ConfigError, IndexMismatch, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
 from kbqa.ingest import Ingestion, OnFile, Plan
-from kbqa.retriever import Retriever
+from kbqa.retriever import Retriever, SynonymFile
 from kbqa.splitter import Splitter, in_words
 from kbqa.store import FORMAT, Passport, Store, set_aside
 from kbqa.store.files import CATALOGUE, remove_catalogue, write_lock
@@ -97,11 +97,15 @@ class Installation:
         name = self.name(name)
         with self.store(name) as store:
             self._check_parts(name, store.passport)
-            yield self.knowledge_base(name, store)
+            yield self.knowledge_base(name, store, self.synonyms(name))
 
-    def knowledge_base(self, name: str, store: Store) -> KnowledgeBase:
+    def synonyms(self, name: str) -> SynonymFile:
+        """ConfigError naming the line that cannot be understood."""
+        return SynonymFile(self.home.synonyms(name))
+
+    def knowledge_base(self, name: str, store: Store, synonyms: SynonymFile | None = None) -> KnowledgeBase:
         config = self.config
-        retriever = Retriever(store, self.embedder, config.retrieval)
+        retriever = Retriever(store, self.embedder, config.retrieval, synonyms)
         return KnowledgeBase(
             name, store, retriever, self.generator, self.splitter, self.embedder, config.retrieval, config.prompt
         )
@@ -144,13 +148,17 @@ class Installation:
             return self.knowledge_base(name, store).add_documents(documents)
 
     def temporary_base(
-        self, folder: Path, material: Iterable[Document] | Path, on_file: OnFile = lambda report: None
+        self,
+        folder: Path,
+        material: Iterable[Document] | Path,
+        on_file: OnFile = lambda report: None,
+        synonyms: SynonymFile | None = None,
     ) -> KnowledgeBase:
         """A base of its own in `folder`, for measuring; the caller closes it.
 
         It holds the documents given, or those that lie in a folder; `on_file` hears of each file of that.
         """
-        kb = self.knowledge_base(folder.name, Store.create(folder, self.passport))
+        kb = self.knowledge_base(folder.name, Store.create(folder, self.passport), synonyms)
         if not isinstance(material, Path):
             kb.add_documents(material)
             return kb
@@ -167,13 +175,15 @@ class Installation:
         with self.store(name) as store:
             same = (store.passport.embedder_fingerprint, store.passport.splitter)
             if same == (self.embedder.fingerprint, self.splitter.fingerprint):
-                yield self.knowledge_base(name, store)
+                yield self.knowledge_base(name, store, self.synonyms(name))
                 return
             pushed = list(store.api_documents())
         files = self.home.documents(name)
         with (
             TemporaryDirectory(prefix="kbqa-remade-") as folder,
-            self.temporary_base(Path(folder) / "base", files if files.is_dir() else (), on_file) as kb,
+            self.temporary_base(
+                Path(folder) / "base", files if files.is_dir() else (), on_file, self.synonyms(name)
+            ) as kb,
         ):
             kb.add_documents(pushed)
             yield kb

@@ -142,6 +142,10 @@ class Home:
     def base(self, kb: str) -> Path:
         return self.vectorstore / check_name(kb)
 
+    def synonyms(self, kb: str) -> Path:
+        """Beside the documents, so that it is none of them."""
+        return self.knowledge / f"{check_name(kb)}.synonyms.txt"
+
 
 def find_home(given: str | Path | None = None) -> Home:
     """`given`, else KBQA_HOME, else the current folder or its nearest parent with a config.yaml."""

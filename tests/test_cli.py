@@ -98,11 +98,39 @@ def test_init_makes_the_folders_and_never_overwrites(tmp_path):
     (made,) = shell.json("init", home)
     assert made == {
         "home": str(home.resolve()),
-        "made": ["knowledge/default/", "vectorstore/", "config.yaml", "vectorstore/.gitignore"],
+        "made": [
+            "knowledge/default/",
+            "vectorstore/",
+            "config.yaml",
+            "knowledge/default.synonyms.txt",
+            "vectorstore/.gitignore",
+        ],
     }
     (home / "config.yaml").write_text("retrieval: {k: 3}\n", encoding="utf-8")
     assert shell.json("init", home)[0]["made"] == []
     assert (home / "config.yaml").read_text(encoding="utf-8") == "retrieval: {k: 3}\n"
+
+
+def test_the_example_of_synonyms_is_all_comments_until_it_is_filled_in(shell):
+    shell.put("员工手册.md", HANDBOOK)
+    (summary,) = [line["summary"] for line in shell.json("ingest") if "summary" in line]
+    assert (summary["added"], summary["skipped"]) == (1, 0), "it is no document"
+    assert not shell.json("ask", "带薪假有几天？")[0]["grounded"]
+    example = shell.home / "knowledge" / "default.synonyms.txt"
+    example.write_text(example.read_text(encoding="utf-8").replace("# 年假, ", "年假, "), encoding="utf-8")
+    (answer,) = shell.json("ask", "带薪假有几天？")
+    assert (answer["question"], answer["grounded"]) == ("带薪假有几天？", True)
+    assert "10" in answer["answer"] or "十" in answer["answer"]
+
+
+def test_a_bad_line_of_synonyms_stops_questions_and_nothing_else(shell):
+    shell.put("员工手册.md", HANDBOOK)
+    bad = shell.home / "knowledge" / "default.synonyms.txt"
+    bad.write_text("年假, 年休假\n带薪假\n", encoding="utf-8")
+    shell("ingest")
+    shell("kb", "list")
+    assert f"{bad}, line 2: '带薪假' is one name" in shell("ask", "年假有几天？", code=1).stderr
+    assert "synonyms of default" in shell("doctor", code=1).stdout
 
 
 def test_init_says_what_to_do_next(tmp_path):

@@ -2,10 +2,11 @@ import pytest
 
 from kbqa.build import Installation
 from kbqa.config import Config, Home, RetrievalConfig
-from kbqa.errors import QuestionError
-from kbqa.retriever import expand
+from kbqa.errors import ConfigError, QuestionError
+from kbqa.retriever import Retriever, SynonymFile, expand
 from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.subject import named
+from kbqa.retriever.synonyms import Synonyms
 from kbqa.types import Block, Chunk, Document
 
 TEXTS = {
@@ -192,6 +193,113 @@ def test_words_of_the_question_before_weigh_less_than_those_asked_now(company):
 def test_a_long_conversation_does_not_get_slow_or_too_long(company):
     history = turns(*["它的重量呢？"] * 3000, "X200网关的额定功耗是多少？" * 200)
     assert company.retriever.search("它的联系人呢？", history=history).hits
+
+
+# --- synonyms --------------------------------------------------------------------------------------------------------
+
+BOTH_NAMES = {
+    "手册.md": "员工每年享有十天年休假。年休假可以顺延至次年3月31日。",
+    "人事.md": "人力资源部负责员工的入职手续，办公地点在三楼。",
+    "通知.md": "HR 于九月组织体检。",
+    "平台.md": "知识库每周日备份一次。",
+}
+
+
+@pytest.fixture
+def named_otherwise(tmp_path):
+    """A function: the text of a file of synonyms -> a retriever that knows them."""
+    made = [
+        Document(source, source.removesuffix(".md"), (Block("text", text),), f"{number:064}", "md")
+        for number, (source, text) in enumerate(BOTH_NAMES.items())
+    ]
+    path = tmp_path / "库.synonyms.txt"
+    with Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "库", made) as base:
+
+        def retriever(text):
+            path.write_text(text, encoding="utf-8")
+            return Retriever(base.store, base.embedder, base.retrieval, SynonymFile(path))
+
+        yield retriever
+
+
+def test_a_question_is_put_in_the_words_of_the_documents(named_otherwise):
+    without = named_otherwise("").search("带薪假可以顺延到什么时候？")
+    found = named_otherwise("年假, 年休假，带薪假").search("带薪假可以顺延到什么时候？")
+    assert found.question == "年休假可以顺延到什么时候?"
+    assert found.hits[0].chunk.source == "手册.md"
+    assert found.confidence > 0.5 > without.confidence
+    assert "年休假" in found.weights or {"年", "休假"} <= found.weights.keys()
+
+
+def test_what_the_documents_call_by_the_question_s_own_word_comes_first(named_otherwise):
+    retriever = named_otherwise("HR, 人力资源部")
+    assert retriever.search("HR 做什么？").hits[0].chunk.source == "通知.md"
+    assert retriever.search("人力资源部做什么？").hits[0].chunk.source == "人事.md"
+    assert retriever.search("HR 做什么？").question == "HR 做什么？"
+    assert {hit.chunk.source for hit in retriever.search("HR 做什么？").hits} >= {"通知.md", "人事.md"}
+
+
+def test_an_arrow_works_one_way(named_otherwise):
+    retriever = named_otherwise("KB => 知识库")
+    assert retriever.search("KB 多久备份一次？").question == "知识库 多久备份一次?"
+    assert retriever.search("知识库多久备份一次？").question == "知识库多久备份一次？"
+
+
+def test_a_name_must_stand_whole_in_the_question():
+    synonyms = Synonyms.parse("HR, 人力资源部\n年假, 年休假\n带薪年假, 带薪假\n重, 重量", "文件")
+    assert synonyms.named("three persons") == {}
+    assert synonyms.named("带薪年假有几天") == {"带薪年假": ("带薪假",)}
+    assert synonyms.named("重庆分公司在哪里") == {}
+    assert synonyms.named("網關有多少人力資源部員工？ＨＲ呢") == {"hr": ("人力资源部",), "人力资源部": ("hr",)}
+
+
+def test_a_name_of_two_groups_has_the_others_of_both():
+    assert Synonyms.parse("甲方, 业主\n业主, 委托人", "文件").named("业主是谁")["业主"] == ("甲方", "委托人")
+
+
+def test_comments_and_empty_lines_say_nothing():
+    assert (
+        Synonyms.parse("\ufeff# 年假, 年休假\n\n   \n  # KB => 知识库\n".removeprefix("\ufeff"), "文件") == Synonyms()
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("年假", "'年假' is one name"),
+        ("年假, 年假,", "is one name"),
+        ("KB =>", "one side of =>"),
+        ("=> 知识库", "one side of =>"),
+        ("KB => 知识库 => 资料库", "more than one =>"),
+        ("年假, ——", "'——' holds no letter or digit"),
+    ],
+)
+def test_a_line_that_cannot_be_understood_is_named(tmp_path, line, said):
+    path = tmp_path / "库.synonyms.txt"
+    path.write_text(f"# 同义词\n病假, 病休\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        SynonymFile(path)
+    assert str(error.value).startswith(f"{path}, line 3: ")
+    assert said in str(error.value)
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "库.synonyms.txt").write_bytes("年假, 年休假".encode("gb18030"))
+    with pytest.raises(ConfigError, match="UTF-8"):
+        SynonymFile(tmp_path / "库.synonyms.txt")
+
+
+def test_a_running_process_notices_that_the_file_has_changed(tmp_path, caplog):
+    path = tmp_path / "库.synonyms.txt"
+    file = SynonymFile(path)
+    assert file.current.named("年假") == {}
+    path.write_text("年假, 年休假", encoding="utf-8")
+    assert file.current.named("年假") == {"年假": ("年休假",)}
+    path.write_text("年假, 年休假\n病假", encoding="utf-8")
+    assert file.current.named("年假") == {"年假": ("年休假",)}, "as before, while it cannot be understood"
+    assert f"{path}, line 2: " in caplog.text
+    path.unlink()
+    assert file.current == Synonyms()
 
 
 # --- passages --------------------------------------------------------------------------------------------------------

@@ -181,6 +181,7 @@ def _bases(session: Session) -> Iterator[Finding]:
         yield Finding("fail", "generator", str(error), "correct the generator section of config.yaml")
     for name in installation.bases():
         yield _base(installation, name)
+        yield from _synonyms(installation, name)
     if installation.config.knowledge.default not in installation.bases():
         yield _default_base(installation)
 
@@ -199,6 +200,19 @@ def _base(installation: Installation, name: str) -> Finding:
     if counts.failed:
         return Finding("warn", subject, f"{detail}; {counts.failed} failed", f"kbqa kb documents {as_argument(name)}")
     return Finding("ok", subject, detail)
+
+
+def _synonyms(installation: Installation, name: str) -> Iterator[Finding]:
+    path = installation.home.synonyms(name)
+    if not path.exists():
+        return
+    try:
+        names = len(installation.synonyms(name).current.others)
+        yield Finding("ok", f"synonyms of {name}", f"{names} names in {path}")
+    except ConfigError as error:
+        yield Finding(
+            "fail", f"synonyms of {name}", str(error), "correct that line; until then no question is answered"
+        )
 
 
 def _default_base(installation: Installation) -> Finding:

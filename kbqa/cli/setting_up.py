@@ -23,8 +23,6 @@ def init(session: Session, folder: Path | None) -> None:
 
     DIR is the current folder if not given. What is there already stays as it is.
     """
-    from importlib.resources import files
-
     home = resolved(folder or session.home_given or ".")
     if home.exists() and not home.is_dir():
         raise ConfigError(f"{home} is a file; name a folder")
@@ -34,8 +32,12 @@ def init(session: Session, folder: Path | None) -> None:
         if not place.is_dir():
             place.mkdir(parents=True)
             made.append(f"{place.relative_to(home).as_posix()}/")
-    template = (files("kbqa") / "data" / "config.yaml").read_text(encoding="utf-8")
-    for path, text in ((home / "config.yaml", template), (vectorstore / ".gitignore", "*\n")):
+    written = {
+        home / "config.yaml": _shipped("config.yaml"),
+        home / "knowledge" / "default.synonyms.txt": _shipped("synonyms.txt"),
+        vectorstore / ".gitignore": "*\n",
+    }
+    for path, text in written.items():
         if not path.exists():
             _write(path, text)
             made.append(path.relative_to(home).as_posix())
@@ -47,6 +49,12 @@ def init(session: Session, folder: Path | None) -> None:
     say("\nPut documents into knowledge/default/, then:\n")
     say(f"  kbqa{there} ingest")
     say(f'  kbqa{there} ask "年假有几天？"')
+
+
+def _shipped(name: str) -> str:
+    from importlib.resources import files
+
+    return (files("kbqa") / "data" / name).read_text(encoding="utf-8")
 
 
 def _write(path: Path, text: str) -> None:

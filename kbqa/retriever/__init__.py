@@ -2,5 +2,6 @@
 
 from kbqa.retriever.passages import expand
 from kbqa.retriever.search import Retrieval, Retriever
+from kbqa.retriever.synonyms import SynonymFile
 
-__all__ = ["Retrieval", "Retriever", "expand"]
+__all__ = ["Retrieval", "Retriever", "SynonymFile", "expand"]

@@ -1,6 +1,6 @@
 """A question to Hits: the lexical and the dense arm, fused by calibrated scores, and how far they can be trusted.
 
-A follow-up question is made self-contained first.
+A follow-up question is made self-contained first; other names of what it names are searched for too.
 
 Both arms give their best `candidates`; each candidate gets a score from both, so that nothing is ranked by where it
 was found. Scores are calibrated by the question: BM25, with something added for a document that the question names, is
@@ -11,16 +11,18 @@ Fusing by rank was tried and lost: with a weak embedder it threw away a third of
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from kbqa.analyzer import Passage, Terms, question_terms
+from kbqa.analyzer import Passage, Terms, fold, question_terms
 from kbqa.config import RetrievalConfig
 from kbqa.errors import QuestionError
 from kbqa.retriever.confidence import confidence
 from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.subject import named
+from kbqa.retriever.synonyms import SynonymFile, in_words_of, widened
 from kbqa.types import Chunk, Embedder, Hit, Turn
 
 if TYPE_CHECKING:
@@ -36,12 +38,14 @@ CARRIED = 0.5  # what a word counts that comes from an earlier question
 TURNS_BACK = 6  # earlier questions that a follow-up may reach back to
 BELONGS = 0.5  # of the earlier question's words: a passage that answers both holds so much of them
 
+LISTENED_TO = 5  # best passages whose wording decides by which of its names a thing is called
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
     """`hits`, best first; `confidence` in [0, 1] that they answer the question; `weights`: word -> idf.
 
-    `question` is what was searched for, with what it left unsaid.
+    `question` is what was searched for: with what it left unsaid, and in the documents' words where a name has others.
     """
 
     hits: tuple[Hit, ...]
@@ -53,10 +57,13 @@ class Retrieval:
 class Retriever:
     """Searches one store. Safe to use from many threads."""
 
-    def __init__(self, store: Store, embedder: Embedder, config: RetrievalConfig) -> None:
+    def __init__(
+        self, store: Store, embedder: Embedder, config: RetrievalConfig, synonyms: SynonymFile | None = None
+    ) -> None:
         self._store = store
         self._embedder = embedder
         self._config = config
+        self._synonyms = synonyms
 
     def search(self, question: str, k: int | None = None, history: Sequence[Turn] = ()) -> Retrieval:
         """The `k` best chunks (config.k unless given); QuestionError for an empty or overlong question.
@@ -101,8 +108,13 @@ class Retriever:
         """`typed` is the part of the question that was asked just now; what else it holds counts less."""
         wanted = max(k, self._config.candidates)
         terms = question_terms(question)
-        carried = {} if typed is None else _counting(CARRIED, terms, but=question_terms(typed))
+        carried = {} if typed is None else _carried(terms, question_terms(typed))
         lexical = dict(self._store.search_words(terms, wanted, carried))
+        if self._synonyms and (names := self._synonyms.current.named(question)):
+            wide, shares = widened(terms, names, self._texts(lexical, LISTENED_TO))
+            lexical = dict(self._store.search_words(wide, wanted, carried | shares))
+            question = in_words_of(self._texts(lexical, LISTENED_TO), question, names)
+            terms = question_terms(question)
         weights = {word: idf * carried.get(word, 1.0) for word, idf in self._weights(terms).items()}
         vector, near = self._nearest(question, wanted)
         dense = near | self._cosines(vector, lexical.keys() - near.keys())
@@ -116,6 +128,12 @@ class Retriever:
             Hit(chunks[chunk_id], score, lexical.get(chunk_id), dense.get(chunk_id)) for chunk_id, score in ranked[:k]
         ]
         return Retrieval(tuple(hits), confidence(question, weights, hits), weights, question)
+
+    def _texts(self, found: Iterable[int], most: int) -> list[str]:
+        """Folded, in the order given."""
+        ids = list(islice(found, most))
+        chunks = self._store.chunks(ids)
+        return [fold(chunks[i].searchable) for i in ids if i in chunks]
 
     def _nearest(self, question: str, wanted: int) -> tuple[Vectors | None, dict[int, float]]:
         """The question's vector and the cosines of the `wanted` nearest chunks; nothing where the arm has no weight."""
@@ -168,9 +186,9 @@ class Retriever:
         }
 
 
-def _counting(share: float, terms: Terms, but: Terms) -> dict[str, float]:
-    """`share` for each of the terms that is none of the others."""
-    return dict.fromkeys({*terms.words, *terms.bigrams} - {*but.words, *but.bigrams}, share)
+def _carried(terms: Terms, typed: Terms) -> dict[str, float]:
+    """What each term counts that is not in the question as it was typed."""
+    return dict.fromkeys({*terms.words, *terms.bigrams} - {*typed.words, *typed.bigrams}, CARRIED)
 
 
 def _speaks_of_both(together: Retrieval, alone: Retrieval) -> bool:

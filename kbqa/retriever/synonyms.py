@@ -1,0 +1,168 @@
+"""Other names of the same thing, as the users of a base know them: 年假 and 年休假, HR and 人力资源部.
+
+A question that uses one name is searched for with the others too, which weigh less. Then it is put in the words of
+the best passages, and so whatever looks at them afterwards needs to know nothing about synonyms.
+
+The file has a group on each line, its names parted by commas: `年假, 年休假, 带薪假`. `KB => 知识库` works one way:
+who asks for KB is also shown 知识库, who asks for 知识库 is not shown KB. Lines that begin with # are comments.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kbqa.analyzer import Terms, analyze, fold
+from kbqa.errors import ConfigError
+from kbqa.retriever.subject import stands_in, whole
+
+__all__ = ["SynonymFile", "Synonyms"]
+
+BESIDE_KNOWN = 0.3  # what a word of another name counts where the documents use the question's own
+
+_ARROW = re.compile("=>|→")
+_COMMA = re.compile("[,，、;；|]")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Synonyms:
+    """`others`: a name -> its other names, all folded."""
+
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Synonyms:
+        """ConfigError with `where` and the line for one that cannot be understood."""
+        others: dict[str, dict[str, None]] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                for name, names in _pairs(line, f"{where}, line {number}"):
+                    others.setdefault(name, {}).update(dict.fromkeys(names))
+        return cls({name: tuple(names) for name, names in others.items()})
+
+    def named(self, question: str) -> dict[str, tuple[str, ...]]:
+        """The names that stand in `question`, with their others; none that only stands within a longer one."""
+        if not self.others:
+            return {}
+        folded = fold(question)
+        words = frozenset(analyze(question).words)
+        found = [name for name in self.others if _is_named(name, folded, words)]
+        return {
+            name: self.others[name] for name in found if not any(name != longer and name in longer for longer in found)
+        }
+
+
+def _pairs(line: str, where: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each name of a line that a question may hold, with its other names."""
+    sides = _ARROW.split(fold(line))
+    if len(sides) > 2:
+        raise ConfigError(f"{where}: more than one =>; write `KB => 知识库`, one line for each")
+    groups = [_names(side, where) for side in sides]
+    if len(groups) == 2:
+        asked, meant = groups
+        if not asked or not meant:
+            raise ConfigError(f"{where}: nothing stands on one side of =>; write `KB => 知识库`")
+    else:
+        asked = meant = groups[0]
+        if len(asked) < 2:
+            raise ConfigError(
+                f"{where}: {line.strip()!r} is one name; a line needs two or more, parted by commas: 年假, 年休假"
+            )
+    for name in asked:
+        if names := tuple(other for other in meant if other != name):
+            yield name, names
+
+
+def _names(text: str, where: str) -> tuple[str, ...]:
+    names = dict.fromkeys(" ".join(name.split()) for name in _COMMA.split(text))
+    for name in names:
+        if name and not analyze(name).words:
+            raise ConfigError(f"{where}: {name!r} holds no letter or digit, so nothing can be found by it")
+    return tuple(name for name in names if name)
+
+
+def _is_named(name: str, question: str, words: frozenset[str]) -> bool:
+    """A single Chinese character must be a word: 重 stands in 「多重？」, but is not meant by 重庆."""
+    return name in words if len(name) == 1 else stands_in(name, question)
+
+
+def widened(terms: Terms, named: Mapping[str, Sequence[str]], texts: Sequence[str]) -> tuple[Terms, dict[str, float]]:
+    """The terms with those of the other names behind them, and what each of these counts.
+
+    `texts` are the best passages, folded, for the terms as they are. A name that they use is what the base says, and
+    the others only a help; for one that none of them uses the others stand in.
+    """
+    words, pairs = dict.fromkeys(terms.words), dict.fromkeys(terms.bigrams)
+    asked = {*words, *pairs}
+    shares: dict[str, float] = {}
+    for name, others in named.items():
+        share = BESIDE_KNOWN if any(stands_in(name, text) for text in texts) else 1.0
+        for other in map(analyze, others):
+            words |= dict.fromkeys(other.words)
+            pairs |= dict.fromkeys(other.bigrams)
+            shares |= {term: max(share, shares.get(term, 0.0)) for term in {*other.words, *other.bigrams} - asked}
+    return Terms([*words], [*pairs]), shares
+
+
+def in_words_of(texts: Sequence[str], question: str, named: Mapping[str, Sequence[str]]) -> str:
+    """`question`, each name replaced by another one where `texts`, folded, the best first, use that and not the name.
+
+    The first text that uses any name of a group decides.
+    """
+    for name, others in named.items():
+        used = (_used(name, others, text) for text in texts)
+        if (other := next(filter(None, used), name)) != name:
+            question = whole(name).sub(other.replace("\\", r"\\"), fold(question))
+    return question
+
+
+def _used(name: str, others: Sequence[str], text: str) -> str:
+    """The name itself if the text holds it, else the first of the others that it holds, else ""."""
+    return next((candidate for candidate in (name, *others) if stands_in(candidate, text)), "")
+
+
+class SynonymFile:
+    """The synonyms of one base, read again when the file has changed. No file: no synonyms."""
+
+    def __init__(self, path: Path) -> None:
+        """ConfigError when the file cannot be understood now."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen = self._stamp()
+        self._synonyms = self._read()
+
+    @property
+    def current(self) -> Synonyms:
+        """As the file is now. While it cannot be understood, as it was before; a line in the log says why."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            with self._lock:
+                self._seen = stamp
+                try:
+                    self._synonyms = self._read()
+                except ConfigError as error:
+                    _log.warning("%s; until that is mended, the synonyms stay as they were", error)
+        return self._synonyms
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size
+
+    def _read(self) -> Synonyms:
+        try:
+            text = self._path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            return Synonyms()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self._path} is not UTF-8 text; save it as UTF-8") from error
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read: {error.strerror}") from error
+        return Synonyms.parse(text, str(self._path))
