@@ -1,7 +1,7 @@
 """knowledge/<kb>/ to store: plan, apply, report.
 
 `scan` looks at the folder, `plan` decides (and touches nothing), `Ingestion` acts: files are read and cut in worker
-processes, embedded in batches over several files, and committed one document at a time. A document is
+processes, which also embed where the embedder is the built-in one, and committed one document at a time. A document is
 acknowledged, and its FileReport handed out, when its transaction has committed.
 """
 
@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from tempfile import mkstemp
@@ -20,19 +20,21 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kbqa.analyzer import REMEMBERED
 from kbqa.config import KnowledgeConfig
+from kbqa.embedders.static import StaticEmbedder
 from kbqa.errors import ConfigError, DocumentError
 from kbqa.readers import ReadOptions, is_ignored, supports
 from kbqa.sandbox import Sandbox
 from kbqa.splitter import Splitter
 from kbqa.store import FileStat, StoredDocument, Writer, text_digest
+from kbqa.store.lexical import Prepared
 from kbqa.types import Chunk, Document, Embedder, FileReport, IngestReport, Origin
 
 if TYPE_CHECKING:
     from kbqa.types import Vectors
 
-__all__ = ["Found", "Ingestion", "Plan", "copy_in", "embedded_text", "plan", "scan"]
+__all__ = ["Found", "Ingestion", "Plan", "copy_in", "plan", "scan"]
 
-BATCH_TEXTS = REMEMBERED // 2  # embedded together, over as many documents as it takes; few enough to index from memory
+BATCH_CHUNKS = REMEMBERED // 2  # embedded together, over as many documents as it takes; few enough to index from memory
 RACY_NS = 2_000_000_000  # a file changed so shortly before it was taken in may have changed again within its mtime
 RETRY = {"missing-extra", "needs-ocr", "unreadable"}  # failures that a change outside the file can mend
 
@@ -176,14 +178,19 @@ def _may_differ(known: StoredDocument, file: Found) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A document on its way to the store: read and cut, to be embedded and committed with its batch."""
+    """A document on its way to the store: read and cut, to be committed with its batch, and embedded first if need be.
+
+    `vectors` and `prepared` are what the workers made of the chunks already.
+    """
 
     document: Document
     chunks: list[Chunk]
-    texts: list[str]
+    digests: list[bytes]  # of what is embedded of each chunk
     stat: FileStat
     origin: Origin
     seconds: float
+    vectors: Vectors | None = None
+    prepared: Sequence[Prepared] = ()
 
 
 class Ingestion:
@@ -237,7 +244,8 @@ class Ingestion:
             stat = FileStat(document.digest, len(document.text.encode()), 0)
             start = time.perf_counter()
             chunks = self._splitter.split(document)
-            self._prepare(document, chunks, stat, "api", time.perf_counter() - start)
+            digests = [text_digest(chunk.embedded) for chunk in chunks]
+            self._wait(_Ready(document, chunks, digests, stat, "api", time.perf_counter() - start))
         return self.finish()
 
     def finish(self) -> IngestReport:
@@ -266,8 +274,17 @@ class Ingestion:
     def _read(self, jobs: Iterator[tuple[Path, str]], found: Mapping[str, Found], limits: KnowledgeConfig) -> None:
         options = ReadOptions(max_bytes=limits.max_file_mb * 2**20, ocr=limits.ocr)
         workers = limits.workers or os.cpu_count() or 1
-        splitter = self._splitter.config
-        with Sandbox(workers, limits.seconds_per_file, limits.memory_mb, options, splitter=splitter) as sandbox:
+        # The built-in embedder is loaded in no time and runs on the processor: the workers embed, and the one process
+        # that writes has that much less to do.
+        static = self._embedder.path if isinstance(self._embedder, StaticEmbedder) else None
+        with Sandbox(
+            workers,
+            limits.seconds_per_file,
+            limits.memory_mb,
+            options,
+            splitter=self._splitter.config,
+            static=static,
+        ) as sandbox:
             for outcome in sandbox.read_all(jobs):
                 file = found[outcome.source]
                 if outcome.document is None:
@@ -276,28 +293,46 @@ class Ingestion:
                     )
                 else:
                     stat = FileStat(outcome.document.digest, file.size, file.mtime_ns)
-                    self._prepare(outcome.document, outcome.chunks, stat, "folder", outcome.seconds)
+                    digests = [text_digest(chunk.embedded) for chunk in outcome.chunks]
+                    self._wait(
+                        _Ready(
+                            outcome.document,
+                            outcome.chunks,
+                            digests,
+                            stat,
+                            "folder",
+                            outcome.seconds,
+                            outcome.vectors,
+                            outcome.prepared,
+                        )
+                    )
 
-    def _prepare(self, document: Document, chunks: list[Chunk], stat: FileStat, origin: Origin, seconds: float) -> None:
-        texts = [embedded_text(chunk) for chunk in chunks]
-        self._waiting.append(_Ready(document, chunks, texts, stat, origin, seconds))
-        if sum(len(ready.texts) for ready in self._waiting) >= BATCH_TEXTS:
+    def _wait(self, ready: _Ready) -> None:
+        self._waiting.append(ready)
+        if sum(len(ready.chunks) for ready in self._waiting) >= BATCH_CHUNKS:
             self._commit()
 
     def _commit(self) -> None:
-        """Embed what is waiting, each text once, and commit it document by document."""
+        """Embed what is waiting and has no vectors yet, each text once, and commit it document by document."""
         waiting, self._waiting = self._waiting, []
-        by_digest = {text_digest(text): text for ready in waiting for text in ready.texts}
-        missing = sorted(self._writer.missing(by_digest))
+        vectors: dict[bytes, Vectors] = {}
+        texts: dict[bytes, str] = {}
+        for ready in waiting:
+            if ready.vectors is None:
+                texts |= {digest: chunk.embedded for digest, chunk in zip(ready.digests, ready.chunks, strict=True)}
+            else:
+                vectors |= zip(ready.digests, ready.vectors, strict=True)
+        missing = sorted(self._writer.missing(texts.keys() - vectors.keys()))
         start = time.perf_counter()
-        rows = self._embedder.embed_passages([by_digest[digest] for digest in missing]) if missing else ()
-        vectors: dict[bytes, Vectors] = dict(zip(missing, rows, strict=True))
-        share = (time.perf_counter() - start) / max(1, len(by_digest))
+        rows = self._embedder.embed_passages([texts[digest] for digest in missing]) if missing else ()
+        vectors |= zip(missing, rows, strict=True)
+        share = (time.perf_counter() - start) / max(1, len(texts))
         for ready in waiting:
             document = ready.document
-            seconds = ready.seconds + share * len(ready.texts)
-            digests = [text_digest(text) for text in ready.texts]
-            self._writer.put(document, ready.chunks, digests, vectors, ready.stat, ready.origin, seconds)
+            seconds = ready.seconds + (share * len(ready.chunks) if ready.vectors is None else 0.0)
+            self._writer.put(
+                document, ready.chunks, ready.digests, vectors, ready.stat, ready.origin, seconds, ready.prepared
+            )
             self._report(
                 FileReport(
                     source=document.source,
@@ -332,16 +367,6 @@ def _told(jobs: Iterable[tuple[Path, str]], on_start: Callable[[str], None]) -> 
     for path, source in jobs:
         on_start(source)
         yield path, source
-
-
-def embedded_text(chunk: Chunk) -> str:
-    """What the embedder sees of a chunk.
-
-    A title that is only the file's name is left out, so that one text under two names is embedded once.
-    """
-    if chunk.title == PurePosixPath(chunk.source).stem:
-        chunk = replace(chunk, title="")
-    return chunk.searchable
 
 
 def digest_of(path: Path) -> str:

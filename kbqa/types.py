@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -125,6 +126,12 @@ class Chunk:
     def searchable(self) -> str:
         """What both indexes see: the context first, then header and text."""
         return f"{self.context}\n{self.passage}" if self.context else self.passage
+
+    @property
+    def embedded(self) -> str:
+        """What the embedder sees: `searchable`, without a title that is only the file's name, so that one text under
+        two names is embedded once."""
+        return replace(self, title="").searchable if self.title == PurePosixPath(self.source).stem else self.searchable
 
     def page_at(self, offset: int) -> int | None:
         """The page on which the document's character `offset` stands."""

@@ -6,14 +6,17 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kbqa.config import SplitterConfig
+from kbqa.embedders.static import StaticEmbedder
 from kbqa.errors import DocumentError, KbqaError
 from kbqa.readers import read
 from kbqa.sandbox import Sandbox, read_one
-from kbqa.sandbox.messages import read_chunks, read_document, write_document
+from kbqa.sandbox.messages import read_chunks, read_document, read_prepared, read_vectors, write_document
 from kbqa.splitter import Splitter
+from kbqa.store.lexical import prepare
 from kbqa.types import Block, Document
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits a worker's memory")
@@ -219,6 +222,30 @@ def test_chunks_arrive_as_the_splitter_cut_them(tmp_path):
         outcome = only(box.read_all([(path, "财务/差旅.md")]))
     assert outcome.chunks == Splitter(config).split(read(path, "财务/差旅.md"))
     assert len(outcome.chunks) > 5
+    assert outcome.prepared == [prepare(chunk) for chunk in outcome.chunks]
+    assert outcome.vectors is None
+
+
+def test_workers_embed_as_the_built_in_embedder_does(tmp_path):
+    path = tmp_path / "年假.md"
+    path.write_text("# 年假\n\n员工每年享有十天年假。\n\n## 顺延\n\n未休的可顺延至次年三月。\n", encoding="utf-8")
+    with Sandbox(1, 20, 2048, splitter=SplitterConfig(), static="") as box:
+        outcome = only(box.read_all([(path, "年假.md")]))
+    expected = StaticEmbedder().embed_passages([chunk.embedded for chunk in outcome.chunks])
+    assert np.array_equal(outcome.vectors, expected)
+    assert len(expected) == 2
+
+
+@pytest.mark.parametrize("wrong", [[], [["甲", 1]], [["甲", 1, "乙", -1, "丙", 1]], [["甲", 1, "乙", "2", "丙", 1]], 7])
+def test_terms_that_are_none_are_refused(wrong):
+    with pytest.raises((TypeError, ValueError)):
+        read_prepared(wrong, 1)
+
+
+@pytest.mark.parametrize("wrong", ["???", 7, "AAAA", "AAAAAAAAAAA="])
+def test_vectors_that_are_none_are_refused(wrong):
+    with pytest.raises((TypeError, ValueError)):
+        read_vectors(wrong, 3)
 
 
 @pytest.mark.parametrize(

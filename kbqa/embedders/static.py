@@ -138,8 +138,8 @@ def save_model(path: Path, terms: Sequence[str], matrix: Vectors, power: float) 
 
 
 @lru_cache(maxsize=2)
-def _load(path: str | None) -> StaticModel:
-    where = files("kbqa").joinpath("data", "static", "model.npz") if path is None else Path(path)
+def _load(path: str) -> StaticModel:
+    where = Path(path) if path else files("kbqa").joinpath("data", "static", "model.npz")
     try:
         content = where.read_bytes()
     except OSError as error:
@@ -167,7 +167,8 @@ class StaticEmbedder:
 
     def __init__(self, path: Path | str | None = None) -> None:
         """Loads the model that comes with kbqa, or the one at `path`. ConfigError when it cannot be read."""
-        self._model = _load(None if path is None else str(path))
+        self.path = "" if path is None else str(path)
+        self._model = _load(self.path)
         self.dim = self._model.dim
         self.fingerprint = f"static-{self._model.digest[:16]}-analyzer{ANALYZER_VERSION}"
 

@@ -7,26 +7,45 @@ is not what its counterpart `write_...` wrote.
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kbqa.config import SplitterConfig
 from kbqa.readers import ReadOptions
+from kbqa.store.lexical import WEIGHTS, Prepared
 from kbqa.types import Block, Chunk, Document
 
-__all__ = ["Orders", "read_chunks", "read_document", "receive", "send", "write_chunks", "write_document"]
+if TYPE_CHECKING:
+    from kbqa.types import Vectors
+
+__all__ = [
+    "Orders",
+    "read_chunks",
+    "read_document",
+    "read_prepared",
+    "read_vectors",
+    "receive",
+    "send",
+    "write_chunks",
+    "write_document",
+    "write_prepared",
+    "write_vectors",
+]
 
 REPLY_BYTES = 1 << 30  # more than ReadOptions lets through
 
 
 def send(link: Connection, message: Mapping[str, Any]) -> None:
-    link.send_bytes(json.dumps(message).encode())
+    link.send_bytes(json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def receive(link: Connection) -> dict[str, Any]:
-    message = json.loads(link.recv_bytes(REPLY_BYTES))
+    message = json.loads(link.recv_bytes(REPLY_BYTES).decode("utf-8", "surrogatepass"))
     if not isinstance(message, dict):
         raise TypeError("no object")
     return message
@@ -39,6 +58,7 @@ class Orders:
     reader: str  # "module:function", a function (path, source, options) -> Document
     options: ReadOptions
     splitter: SplitterConfig | None  # None: documents are not cut
+    static: str | None  # the built-in embedder's model, "" for the one that comes with kbqa; None: it is not used
     memory_mb: int
     seconds: float
     total_seconds: float
@@ -101,6 +121,35 @@ def read_chunks(found: object, document: Document) -> list[Chunk]:
         raise TypeError("no list of chunks")
     text = document.text
     return [_chunk(document, text, ordinal, *fields) for ordinal, fields in enumerate(found)]
+
+
+def write_prepared(passages: Sequence[Prepared]) -> list[list[Any]]:
+    """The terms of each field and how many they are, field by field in the order of WEIGHTS."""
+    return [[value for field in WEIGHTS for value in (it.texts[field], it.counts[field])] for it in passages]
+
+
+def read_prepared(found: object, count: int) -> list[Prepared]:
+    if not isinstance(found, list) or len(found) != count:
+        raise TypeError("no list of prepared passages")
+    return [_prepared(*values) for values in found]
+
+
+def _prepared(*values: object) -> Prepared:
+    texts, counts = values[0::2], values[1::2]
+    return Prepared(
+        {field: _string(text) for field, text in zip(WEIGHTS, texts, strict=True)},
+        {field: _count(number) for field, number in zip(WEIGHTS, counts, strict=True)},
+    )
+
+
+def write_vectors(vectors: Vectors) -> str:
+    return b64encode(vectors.astype("<f4").tobytes()).decode()
+
+
+def read_vectors(found: object, count: int) -> Vectors:
+    """(count, dim)"""
+    numbers = np.frombuffer(b64decode(_string(found), validate=True), dtype="<f4")
+    return numbers.reshape(count, -1) if count else numbers.reshape(0, 0)
 
 
 def _chunk(

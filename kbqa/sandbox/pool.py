@@ -13,18 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from kbqa.config import SplitterConfig
 from kbqa.errors import DocumentError, KbqaError
 from kbqa.readers import ReadOptions
-from kbqa.sandbox.messages import Orders, read_chunks, read_document, receive, send
+from kbqa.sandbox.messages import Orders, read_chunks, read_document, read_prepared, read_vectors, receive, send
+from kbqa.store.lexical import Prepared
 from kbqa.types import Chunk, Document
+
+if TYPE_CHECKING:
+    from kbqa.types import Vectors
 
 __all__ = ["Outcome", "Sandbox", "read_one"]
 
@@ -39,13 +43,18 @@ class Outcome:
     source: str
     path: Path
     document: Document | None
-    chunks: list[Chunk]  # none unless the Sandbox has a splitter
     error: DocumentError | None
     seconds: float
+    chunks: list[Chunk] = field(default_factory=list)  # none unless the Sandbox has a splitter
+    prepared: list[Prepared] = field(default_factory=list)  # their terms
+    vectors: Vectors | None = None  # theirs, (chunks, dim), if the workers embed
 
 
 class Sandbox:
-    """Worker processes that read files and, with a `splitter`, cut the documents in them.
+    """Worker processes that read files.
+
+    With a `splitter` they also cut the documents and analyse the chunks; with `static`, the path of the built-in
+    embedder's model or "" for the one that comes with kbqa, they embed them.
 
     `seconds` is the limit for one file; a reader that reports pages (text recognition) gets it anew for each page,
     but no file gets more than `total_seconds`. `memory_mb` limits each worker's memory; recognition needs about 1,500.
@@ -62,6 +71,7 @@ class Sandbox:
         options: ReadOptions | None = None,
         *,
         splitter: SplitterConfig | None = None,
+        static: str | None = None,
         total_seconds: float = 7200.0,
         reader: str = "kbqa.readers:read",
     ) -> None:
@@ -70,6 +80,7 @@ class Sandbox:
             reader=reader,
             options=options or ReadOptions(),
             splitter=splitter,
+            static=static,
             memory_mb=memory_mb,
             seconds=seconds,
             total_seconds=max(total_seconds, seconds),
@@ -223,10 +234,22 @@ class _Worker:
             return None
         self.spent = bool(message.get("spent"))
         if "error" in message:
-            return self._outcome(None, [], DocumentError(str(message["error"]), str(message["kind"])), message)
-        _, source = self._given()
+            return self._outcome(DocumentError(str(message["error"]), str(message["kind"])), message)
+        path, source = self._given()
         document = read_document(message["document"], source)
-        return self._outcome(document, read_chunks(message["chunks"], document), None, message)
+        chunks = read_chunks(message.get("chunks", []), document)
+        outcome = Outcome(
+            source,
+            path,
+            document,
+            None,
+            float(message["seconds"]),
+            chunks,
+            read_prepared(message.get("prepared", []), len(chunks)),
+            read_vectors(message["vectors"], len(chunks)) if "vectors" in message else None,
+        )
+        self.job = None
+        return outcome
 
     def _given(self) -> tuple[Path, str]:
         if self.job is None:
@@ -236,15 +259,13 @@ class _Worker:
     def _failed(self, problem: str, kind: str) -> Outcome:
         self.spent = True
         _, source = self._given()
-        return self._outcome(None, [], DocumentError(f"{source}: {problem}", kind), {})
+        return self._outcome(DocumentError(f"{source}: {problem}", kind), {})
 
-    def _outcome(
-        self, document: Document | None, chunks: list[Chunk], error: DocumentError | None, message: Mapping[str, Any]
-    ) -> Outcome:
+    def _outcome(self, error: DocumentError, message: Mapping[str, Any]) -> Outcome:
         path, source = self._given()
         spent = message.get("seconds", time.monotonic() - self._began)
         self.job = None
-        return Outcome(source, path, document, chunks, error, float(spent))
+        return Outcome(source, path, None, error, float(spent))
 
     def _death(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""The inside of a worker: it reads, and cuts, the files that are named on its connection."""
+"""The inside of a worker: it reads the files that are named on its connection and prepares them for the store."""
 
 from __future__ import annotations
 
@@ -11,16 +11,33 @@ from collections.abc import Callable
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
+from kbqa.analyzer import REMEMBERED
 from kbqa.errors import DocumentError
 from kbqa.readers import ReadOptions
 from kbqa.readers.progress import listening
-from kbqa.sandbox.messages import Orders, receive, send, write_chunks, write_document
+from kbqa.sandbox.messages import (
+    Orders,
+    receive,
+    send,
+    write_chunks,
+    write_document,
+    write_prepared,
+    write_vectors,
+)
 from kbqa.splitter import Splitter
+from kbqa.store.lexical import Prepared, prepare
 from kbqa.types import Document
 
+if TYPE_CHECKING:
+    from kbqa.types import Vectors
+
 __all__ = ["main"]
+
+BATCH = REMEMBERED // 4  # chunks: what is analysed for the one index is remembered for the other
 
 Read = Callable[[Path, str, ReadOptions], Document]
 
@@ -35,7 +52,7 @@ def main(handle: int) -> None:
         os.environ["KBQA_OCR_THREADS"] = str(orders.ocr_threads)
         module, _, function = orders.reader.partition(":")
         read = cast(Read, getattr(import_module(module), function))
-        splitter = Splitter(orders.splitter) if orders.splitter else None
+        kitchen = _Kitchen(orders) if orders.splitter else None
         _limit_memory(orders.memory_mb)
         send(link, {"ready": True})
         _silence()
@@ -43,7 +60,7 @@ def main(handle: int) -> None:
             job = receive(link)
             _limit_cpu(orders.total_seconds * (1 + orders.ocr_threads))
             with listening(lambda page, pages: send(link, {"page": page, "pages": pages})):
-                reply = _reply(read, splitter, Path(job["path"]), job["source"], orders.options)
+                reply = _reply(read, kitchen, Path(job["path"]), job["source"], orders.options)
             send(link, reply)
             if reply.get("spent"):
                 return
@@ -57,12 +74,35 @@ def _connection(handle: int) -> Connection:
     return Connection(handle)
 
 
-def _reply(read: Read, splitter: Splitter | None, path: Path, source: str, options: ReadOptions) -> dict[str, Any]:
+class _Kitchen:
+    """Makes of a document what the store takes: chunks, their terms, and their vectors if the embedder is built in."""
+
+    def __init__(self, orders: Orders) -> None:
+        from kbqa.embedders.static import StaticEmbedder
+
+        self._splitter = Splitter(orders.splitter)
+        self._embedder = None if orders.static is None else StaticEmbedder(orders.static or None)
+
+    def prepared(self, document: Document) -> dict[str, Any]:
+        chunks = self._splitter.split(document)
+        passages: list[Prepared] = []
+        vectors: list[Vectors] = []
+        for start in range(0, len(chunks), BATCH):
+            batch = chunks[start : start + BATCH]
+            passages += map(prepare, batch)
+            if self._embedder:
+                vectors += [*self._embedder.embed_passages([chunk.embedded for chunk in batch])]
+        made = {"chunks": write_chunks(chunks), "prepared": write_prepared(passages)}
+        return made | ({"vectors": write_vectors(np.array(vectors))} if vectors else {})
+
+
+def _reply(read: Read, kitchen: _Kitchen | None, path: Path, source: str, options: ReadOptions) -> dict[str, Any]:
     began = time.monotonic()
     try:
         document = read(path, source, options)
-        chunks = splitter.split(document) if splitter else []
-        reply: dict[str, Any] = {"document": write_document(document), "chunks": write_chunks(chunks)}
+        reply: dict[str, Any] = {"document": write_document(document)}
+        if kitchen:
+            reply |= kitchen.prepared(document)
     except DocumentError as error:
         reply = {"error": str(error), "kind": error.kind, "spent": error.kind == "memory"}
     except MemoryError:

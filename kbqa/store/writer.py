@@ -97,10 +97,12 @@ class Writer:
         stat: FileStat,
         origin: Origin,
         seconds: float = 0.0,
+        prepared: Sequence[Prepared] = (),
     ) -> None:
         """Takes the document in, in place of what was there under its source.
 
-        `digests[i]` is text_digest of what was embedded for chunk i; `vectors` holds those that are `missing`. Raises
+        `digests[i]` is text_digest of what was embedded for chunk i; `vectors` holds those that are `missing`;
+        `prepared` are the terms of the chunks, where they are known already. Raises
         ValueError when one is neither stored nor given or has a wrong shape, DocumentError when the text cannot be
         stored, KnowledgeBaseError when the disk cannot take it; then nothing has changed.
         """
@@ -128,7 +130,7 @@ class Writer:
             )
             self._connection.execute("UPDATE state SET chunks = chunks + ?", (len(chunks),))
             self._drop_unused(unused)
-        self._ready |= {first + at: prepare(chunk) for at, chunk in enumerate(chunks)}
+        self._ready |= dict(enumerate(prepared or map(prepare, chunks), first))
         self._grown(len(chunks))
 
     def put_failure(
