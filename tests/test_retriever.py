@@ -373,3 +373,11 @@ def test_without_a_dense_weight_only_words_count(tmp_path):
         hits = base.search("备份数据保存多少天？", 10).hits
     assert hits[0].chunk.source == "备份.md"
     assert {hit.dense for hit in hits} == {None}
+
+
+def test_an_english_word_is_found_in_its_other_forms(tmp_path):
+    texts = ["Fabrikon restructured its debts.", "Fabrikon paid a dividend.", "Fabrikon opened a plant."]
+    made = [Document(f"{n}.md", f"{n}", (Block("text", text),), f"{n:064}", "md") for n, text in enumerate(texts)]
+    config = Config(retrieval=RetrievalConfig(dense_weight=0.0))
+    with Installation(Home(tmp_path), config).temporary_base(tmp_path / "库", made) as base:
+        assert base.search("Who is restructuring debt?").hits[0].chunk.source == "0.md"

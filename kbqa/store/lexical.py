@@ -1,9 +1,9 @@
 """Lexical search: BM25 over the analyzer's terms.
 
-Three fields, whose scores are added with WEIGHTS: `words`, `bigrams` (with Latin names and their parts, so that they
-weigh the same against Chinese words and Chinese pairs) and `title`. `words` and `bigrams` hold what a passage belongs
-to (title and heading path), a table's header and the text; `title` holds only the former. On all seven sets of the
-retrieval benchmark this is better than words or bigrams alone.
+Three fields, whose scores are added with WEIGHTS: `words`, `bigrams` (with the stems of Latin words, so that these
+weigh the same against Chinese words and Chinese pairs, and "acquired" finds "acquiring") and `title`. `words` and
+`bigrams` hold what a passage belongs to (title and heading path), a table's header and the text; `title` holds only the
+former. On all seven sets of the retrieval benchmark this is better than words or bigrams alone.
 
 One contract (`LexicalIndex`), two kinds. `ExactWords` is BM25 by the book in memory: the newest chunks, which no file
 holds yet, and the oracle in the tests. `TantivyWords` is a tantivy index on disk; it rounds field lengths to a few
@@ -29,7 +29,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from kbqa.analyzer import Terms, analyze
+from kbqa.analyzer import Terms, analyze, stem
 from kbqa.errors import KnowledgeBaseError
 from kbqa.store.errors import DamagedIndex, probe
 from kbqa.store.files import link
@@ -92,8 +92,9 @@ def query_fields(terms: Terms, shares: Mapping[str, float] = ALL_EQUAL) -> dict[
 
 
 def _spelled(words: Iterable[str]) -> list[str]:
-    """Those that are spelled in letters and digits: all Chinese, Japanese and Korean ones begin above U+3000."""
-    return [word for word in words if word[0] < "\u3000"]
+    """The stems of those that are spelled in letters and digits: all Chinese, Japanese and Korean ones begin above
+    U+3000. As they are written they stand in `words`."""
+    return [stem(word) for word in words if word[0] < "\u3000"]
 
 
 class LexicalIndex(Protocol):
