@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kbqa.analyzer import question_terms
 from kbqa.chain import KnowledgeBase
 from kbqa.errors import ConfigError, QuestionError
+from kbqa.retriever import Retriever
 from kbqa.evaluation.benchmark import Benchmark, OpenBase, Question, load_benchmark, opened, sampled
 
 __all__ = ["ArmScores", "RetrievalReport", "evaluate_retrieval", "measure_retrieval"]
@@ -100,19 +100,19 @@ def _judged(benchmark: Benchmark) -> list[Question]:
 
 
 def _arms(kb: KnowledgeBase) -> dict[str, Arm]:
-    def lexical(question: str) -> Sequence[int]:
-        return [chunk_id for chunk_id, _ in kb.store.search_words(question_terms(question), DEEP)]
+    def through(retriever: Retriever) -> Arm:
+        def arm(question: str) -> Sequence[int]:
+            try:
+                return [hit.chunk.id for hit in retriever.search(question, DEEP).hits]
+            except QuestionError:  # a benchmark may hold an empty question: nothing is found for it
+                return []
+
+        return arm
 
     def dense(question: str) -> Sequence[int]:
         return [chunk_id for chunk_id, _ in kb.store.search_vectors(kb.embedder.embed_query(question), DEEP)]
 
-    def hybrid(question: str) -> Sequence[int]:
-        try:
-            return [hit.chunk.id for hit in kb.search(question, DEEP).hits]
-        except QuestionError:  # a benchmark may hold an empty question: nothing is found for it
-            return []
-
-    return {"lexical": lexical, "dense": dense, "hybrid": hybrid}
+    return {"lexical": through(kb.retriever.without_dense()), "dense": dense, "hybrid": through(kb.retriever)}
 
 
 def _score(questions: Sequence[Question], kb: KnowledgeBase, arm: Arm) -> ArmScores:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,10 @@ class Retriever:
         self._embedder = embedder
         self._config = config
         self._synonyms = synonyms
+
+    def without_dense(self) -> Retriever:
+        """The lexical arm alone, with what belongs to it: synonyms, and the documents that the question names."""
+        return Retriever(self._store, self._embedder, replace(self._config, dense_weight=0.0), self._synonyms)
 
     def search(self, question: str, k: int | None = None, history: Sequence[Turn] = ()) -> Retrieval:
         """The `k` best chunks (config.k unless given); QuestionError for an empty or overlong question.
