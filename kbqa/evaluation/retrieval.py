@@ -17,8 +17,8 @@ from typing import Any
 
 from kbqa.chain import KnowledgeBase
 from kbqa.errors import ConfigError, QuestionError
-from kbqa.retriever import Retriever
 from kbqa.evaluation.benchmark import Benchmark, OpenBase, Question, load_benchmark, opened, sampled
+from kbqa.retriever import Retriever
 
 __all__ = ["ArmScores", "RetrievalReport", "evaluate_retrieval", "measure_retrieval"]
 
