@@ -5,7 +5,8 @@ from kbqa.config import Config, Home, RetrievalConfig
 from kbqa.errors import ConfigError, QuestionError
 from kbqa.retriever import Retriever, SynonymFile, expand
 from kbqa.retriever.followup import leaning, standalone
-from kbqa.retriever.subject import named
+from kbqa.retriever.numerals import spellings
+from kbqa.retriever.subject import named, stands_in
 from kbqa.retriever.synonyms import Synonyms
 from kbqa.types import Block, Chunk, Document
 
@@ -300,6 +301,61 @@ def test_a_running_process_notices_that_the_file_has_changed(tmp_path, caplog):
     assert f"{path}, line 2: " in caplog.text
     path.unlink()
     assert file.current == Synonyms()
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("question", "written", "other"),
+    [
+        ("罚款三百元吗", "三百元", "300元"),
+        ("罚款300元吗", "300元", "三百元"),
+        ("最多2万元", "2万元", "两万元"),
+        ("租金一万九千元", "一万九千元", "19,000元"),
+        ("光源用到20000小时", "20000小时", "两万小时"),
+        ("注册资本一亿二千万元", "一亿二千万元", "120000000元"),
+        ("超过十五天", "十五天", "15 天"),
+        ("见第三章", "三章", "3章"),
+        ("占15%", "15%", "百分之十五"),
+        ("低于百分之十九点五", "百分之十九点五", "19.5%"),
+        ("2024年3月的价格", "2024年3月", "2024-03"),
+        ("2024/3/5的会议", "2024/3/5", "2024年3月5日"),
+        ("二〇二四年的计划", "二〇二四年", "2024年"),
+    ],
+)
+def test_a_number_is_looked_for_in_its_other_spellings(question, written, other):
+    assert other in spellings(question)[written]
+
+
+@pytest.mark.parametrize(
+    "question", ["三四天", "一个", "三国演义", "五一放假", "192.168.1.1", "v7.5.0", "7.5.0 的发布", ""]
+)
+def test_what_counts_nothing_is_no_number(question):
+    assert spellings(question) == {}
+
+
+@pytest.mark.parametrize(
+    "question", ["连续出差超过15天由谁批准？", "连续出差超过１５ 天由谁批准？", "连续出差超过十五天由谁批准？"]
+)
+@pytest.mark.parametrize("told", ["十五天", "15天", "15 天"])
+def test_numbers_meet_however_they_are_written(tmp_path, question, told):
+    texts = [f"连续出差超过{told}的，由分管副总经理批准。", "连续出差超过二十五天的，由总经理批准。"]
+    made = [
+        Document(f"{number}.md", "制度", (Block("text", text),), f"{number:064}", "md")
+        for number, text in enumerate(texts)
+    ]
+    with Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "库", made) as base:
+        assert base.search(question).hits[0].chunk.source == "0.md"
+        assert base.ask(question).text == texts[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "stands"),
+    [("5%", "增长1.5%", False), ("5%", "增长5%。", True), ("十天", "二十天", False), ("3个月", "13个月", False)],
+)
+def test_a_number_does_not_stand_within_a_longer_one(name, text, stands):
+    assert stands_in(name, text) is stands
 
 
 # --- passages --------------------------------------------------------------------------------------------------------

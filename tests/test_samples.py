@@ -17,9 +17,10 @@ QUESTIONS = [
     json.loads(line)
     for line in (Path(__file__).parent / "data" / "samples_qa.jsonl").read_text(encoding="utf-8").splitlines()
 ]
-NAMED_OTHERWISE = [
+SAID_OTHERWISE = [
     json.loads(line)
-    for line in (Path(__file__).parent / "data" / "synonyms_qa.jsonl").read_text(encoding="utf-8").splitlines()
+    for name in ("synonyms_qa.jsonl", "numbers_qa.jsonl")
+    for line in (Path(__file__).parent / "data" / name).read_text(encoding="utf-8").splitlines()
 ]
 CONVERSATIONS = [
     json.loads(line)
@@ -58,7 +59,7 @@ def test_the_pdf_tells_something_else_on_each_page(documents):
     assert (table.page, table.header_rows) == (2, 1)
 
 
-@pytest.mark.parametrize("row", [*QUESTIONS, *NAMED_OTHERWISE], ids=lambda row: row["question"])
+@pytest.mark.parametrize("row", [*QUESTIONS, *SAID_OTHERWISE], ids=lambda row: row["question"])
 def test_each_question_has_its_answer_in_the_file_it_names(row, documents):
     if row["answerable"]:
         text = folded(documents[row["file"]].text)

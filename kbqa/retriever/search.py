@@ -1,6 +1,7 @@
 """A question to Hits: the lexical and the dense arm, fused by calibrated scores, and how far they can be trusted.
 
-A follow-up question is made self-contained first; other names of what it names are searched for too.
+A follow-up question is made self-contained first; other names of what it names, and other ways to write its numbers,
+are searched for too.
 
 Both arms give their best `candidates`; each candidate gets a score from both, so that nothing is ranked by where it
 was found. Scores are calibrated by the question: BM25, with something added for a document that the question names, is
@@ -21,6 +22,7 @@ from kbqa.config import RetrievalConfig
 from kbqa.errors import QuestionError
 from kbqa.retriever.confidence import confidence
 from kbqa.retriever.followup import leaning, standalone
+from kbqa.retriever.numerals import spellings
 from kbqa.retriever.subject import named
 from kbqa.retriever.synonyms import SynonymFile, in_words_of, widened
 from kbqa.types import Chunk, Embedder, Hit, Turn
@@ -114,7 +116,7 @@ class Retriever:
         terms = question_terms(question)
         carried = {} if typed is None else _carried(terms, question_terms(typed))
         lexical = dict(self._store.search_words(terms, wanted, carried))
-        if self._synonyms and (names := self._synonyms.current.named(question)):
+        if names := self._other_names(question):
             wide, shares = widened(terms, names, self._texts(lexical, LISTENED_TO))
             lexical = dict(self._store.search_words(wide, wanted, carried | shares))
             question = in_words_of(self._texts(lexical, LISTENED_TO), question, names)
@@ -132,6 +134,10 @@ class Retriever:
             Hit(chunks[chunk_id], score, lexical.get(chunk_id), dense.get(chunk_id)) for chunk_id, score in ranked[:k]
         ]
         return Retrieval(tuple(hits), confidence(question, weights, hits), weights, question)
+
+    def _other_names(self, question: str) -> dict[str, tuple[str, ...]]:
+        named = self._synonyms.current.named(question) if self._synonyms else {}
+        return spellings(fold(question)) | named
 
     def _texts(self, found: Iterable[int], most: int) -> list[str]:
         """Folded, in the order given."""

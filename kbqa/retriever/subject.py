@@ -54,9 +54,19 @@ def stands_in(name: str, text: str) -> bool:
 
 
 def whole(name: str) -> re.Pattern[str]:
-    """Letters and digits must not go on beyond the name: "acme" does not stand in "acmeville"."""
-    return re.compile(f"{_edge(name[0])}{re.escape(name)}{_edge(name[-1])}", re.ASCII)
+    """Letters and digits must not go on beyond the name: "acme" does not stand in "acmeville", 5% not in 1.5%, 十天 not
+    in 二十天."""
+    return re.compile(f"{_before(name[0])}{re.escape(name)}{_behind(name[-1])}", re.ASCII)
 
 
-def _edge(character: str) -> str:
-    return r"\b" if character.isascii() and character.isalnum() else ""
+_NUMERALS = "零〇一二三四五六七八九十百千万亿两"
+
+
+def _before(first: str) -> str:
+    if first in _NUMERALS:
+        return f"(?<![{_NUMERALS}])"
+    return rf"\b{'(?<![0-9][.,])' if first.isdigit() else ''}" if first.isascii() and first.isalnum() else ""
+
+
+def _behind(last: str) -> str:
+    return rf"\b{'(?![.,][0-9])' if last.isdigit() else ''}" if last.isascii() and last.isalnum() else ""

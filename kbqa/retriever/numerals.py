@@ -1,0 +1,123 @@
+"""Other ways to write what a question says in numbers: 三百元 and 300元, 15% and 百分之十五, 2024年3月 and 2024-03.
+
+Full-width digits, blanks and thousands separators are no matter: the analyzer sees to them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+__all__ = ["spellings"]
+
+_DIGITS = "零一二三四五六七八九"
+_VALUES = {digit: value for value, digit in enumerate(_DIGITS)} | {"〇": 0, "两": 2}
+_TENS = {"十": 10, "百": 100, "千": 1000}
+_MYRIADS = {"万": 10**4, "亿": 10**8}
+_CHINESE = "[零〇一二三四五六七八九十百千万亿两]"
+_UNIT = (
+    r"(?:个百分点|个工作日|个月|小时|分钟|公里|千米|公斤|千克|毫米|厘米|毫升|平方米|美元|日元|欧元|世纪"
+    r"|[元块角年月日天周岁人名位次个只台家座条种届级层楼米吨克秒倍集部首章期号度分轮场席票辆艘卷册版代])"
+)
+_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)年")
+_SPELLED_YEAR = re.compile("(?<![零〇一二三四五六七八九十百])([一二][零〇一二三四五六七八九]{3})年")
+_DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)年(\d{1,2})月(?:(\d{1,2})[日号])?")
+_NUMBERED_DAY = re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(\d{1,2})(?:\2(\d{1,2}))?(?![\d.]|[-/]\d)")
+_AMOUNT = re.compile(rf"(?<![\d.,/-])(\d{{1,12}})([万亿]?)\s?({_UNIT})")
+_SPELLED_AMOUNT = re.compile(rf"(?<!分之)(?<!{_CHINESE})({_CHINESE}{{1,12}})({_UNIT})")
+_PERCENT = re.compile(r"(?<![\d.])(\d{1,6})(?:\.(\d{1,4}))?%")
+_SPELLED_PERCENT = re.compile(rf"百分之({_CHINESE}{{1,9}})(?:点([零〇一二三四五六七八九]{{1,4}}))?")
+
+
+def spellings(question: str) -> dict[str, tuple[str, ...]]:
+    """What stands in the folded question -> other ways to write it, as `Synonyms.named` gives names."""
+    found: dict[str, tuple[str, ...]] = {}
+    for written, others in _all(question):
+        found.setdefault(written, tuple(dict.fromkeys(other for other in others if other != written)))
+    longest = {written for written in found if not any(written != other and written in other for other in found)}
+    return {written: others for written, others in found.items() if written in longest and others}
+
+
+def _all(question: str) -> Iterator[tuple[str, list[str]]]:
+    for found in _DAY.finditer(question):
+        numbers = [int(number) for number in found.groups() if number]
+        yield found[0], [sign.join(f"{n:02}" for n in numbers) for sign in "-/."] + ["/".join(map(str, numbers))]
+    for found in _NUMBERED_DAY.finditer(question):
+        year, _, month, day = found.groups()
+        if 1 <= int(month) <= 12:
+            yield found[0], [f"{year}年{int(month)}月" + (f"{int(day)}日" if day else "")]
+    for found in _YEAR.finditer(question):
+        spelled = "".join(_DIGITS[int(digit)] for digit in found[1])
+        yield found[0], [f"{spelled}年", f"{spelled.replace('零', '〇')}年"]
+    for found in _SPELLED_YEAR.finditer(question):
+        yield found[0], ["".join(str(_VALUES[digit]) for digit in found[1]) + "年"]
+    for found in _PERCENT.finditer(question):
+        fraction = "点" + "".join(_DIGITS[int(digit)] for digit in found[2]) if found[2] else ""
+        yield found[0], [f"百分之{_spelled(int(found[1]))}{fraction}"]
+    for found in _SPELLED_PERCENT.finditer(question):
+        value = _value(found[1])
+        if value is not None:
+            yield found[0], [f"{value}" + ("." + "".join(str(_VALUES[d]) for d in found[2]) if found[2] else "") + "%"]
+    for found in _AMOUNT.finditer(question):
+        yield found[0], list(_amounts(int(found[1]) * _MYRIADS.get(found[2], 1), found[3]))
+    for found in _SPELLED_AMOUNT.finditer(question):
+        value = _value(found[1])
+        if value is not None and value > 1:  # 一个, 一天 seldom count anything
+            yield found[0], list(_amounts(value, found[2]))
+
+
+def _amounts(number: int, unit: str) -> Iterator[str]:
+    """300元, 三百元; 20000小时, 20,000小时, 2万小时, 两万小时, 二万小时."""
+    yield f"{number}{unit}"
+    yield f"{number} {unit}"
+    if number >= 1000:
+        yield f"{number:,}{unit}"
+    for name, size in _MYRIADS.items():
+        if number and number % (size // 10) == 0 and number >= size:
+            yield f"{number / size:.10g}{name}{unit}"
+    spelled = _spelled(number)
+    if spelled.startswith("二") and spelled[1:2] in ("", "千", "万", "亿", "百"):
+        yield f"两{spelled[1:]}{unit}"
+    yield f"{spelled}{unit}"
+
+
+def _spelled(number: int) -> str:
+    """一百零五 for 105; below 10 ** 16."""
+    if number == 0:
+        return "零"
+    spelled, rest = "", number
+    for name, size in (("亿", 10**8), ("万", 10**4), ("", 1)):
+        part, rest = divmod(rest, size)
+        if part:
+            gap = "零" if spelled and part < 1000 else ""
+            spelled += gap + (_spelled(part) if part >= 10**4 else _below_ten_thousand(part)) + name
+    return spelled.removeprefix("一") if spelled.startswith("一十") else spelled
+
+
+def _below_ten_thousand(number: int) -> str:
+    spelled, gap = "", False
+    for name, size in (("千", 1000), ("百", 100), ("十", 10), ("", 1)):
+        digit = number // size % 10
+        if digit:
+            spelled += ("零" if gap and spelled else "") + _DIGITS[digit] + name
+        gap = not digit
+    return spelled
+
+
+def _value(spelled: str) -> int | None:
+    """105 of 一百零五; None where it is no number, or an estimate: 三四(天), 百."""
+    if len(spelled) > 1 and all(character in _VALUES for character in spelled):
+        return None
+    if spelled[0] in "百千万亿零〇":
+        return None
+    billions = myriads = part = digit = 0
+    for character in spelled:
+        if character in _VALUES:
+            digit = _VALUES[character]
+        elif character in _TENS:
+            part, digit = part + (digit or 1) * _TENS[character], 0
+        elif character == "万":
+            myriads, part, digit = (part + digit) * _MYRIADS["万"], 0, 0
+        else:
+            billions, myriads, part, digit = (myriads + part + digit) * _MYRIADS["亿"], 0, 0, 0
+    return billions + myriads + part + digit
