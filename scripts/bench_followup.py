@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONVERSATIONS = ROOT / "tests" / "data" / "conversations.jsonl"
 KINDS = ("ellipsis", "pronoun", "comparison", "clarification", "topic", "short")
 LEANING = KINDS[:4]
+UNTOLD = "untold"  # by the documents: right is to refuse
 WAYS = ("as typed", "with history", "by hand")
 RANKS = ("file", "passage")
 NOWHERE = 99
@@ -118,6 +119,7 @@ def table(title: str, outcomes: dict[str, list[dict[str, Outcome]]]) -> None:
     groups = [(kind, outcomes[kind]) for kind in ("first", *KINDS) if outcomes[kind]]
     groups.append(("all that lean on the one before", [o for kind in LEANING for o in outcomes[kind]]))
     groups.append(("all new questions", [o for kind in KINDS[4:] for o in outcomes[kind]]))
+    groups.append((UNTOLD, outcomes[UNTOLD]))
     for kind, rows in groups:
         for way in WAYS if kind != "first" else WAYS[:1]:
             of = [row[way] for row in rows]

@@ -191,6 +191,12 @@ def test_words_of_the_question_before_weigh_less_than_those_asked_now(company):
     assert found.weights["功耗"] == alone["功耗"] / 2
 
 
+def test_a_follow_up_that_no_passage_speaks_of_is_not_answered_with_the_words_of_the_question_before(company):
+    history = turns("X200网关的额定功耗是多少？")
+    assert company.retriever.search("它的重量呢？", history=history).confidence > 0.5
+    assert company.retriever.search("它的保修期呢？", history=history).confidence == 0
+
+
 def test_a_long_conversation_does_not_get_slow_or_too_long(company):
     history = turns(*["它的重量呢？"] * 3000, "X200网关的额定功耗是多少？" * 200)
     assert company.retriever.search("它的联系人呢？", history=history).hits

@@ -26,7 +26,7 @@ CONVERSATIONS = [
     json.loads(line)
     for line in (Path(__file__).parent / "data" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
 ]
-KINDS = {"ellipsis", "pronoun", "comparison", "clarification", "topic", "short"}
+KINDS = {"ellipsis", "pronoun", "comparison", "clarification", "topic", "short", "untold"}
 
 
 def folded(text):
@@ -75,7 +75,10 @@ def test_each_turn_of_a_conversation_says_what_answers_it(talk, documents):
     assert {turn["kind"] for turn in others} <= KINDS
     for turn in others:
         assert ("whole" in turn) == (turn["kind"] not in ("topic", "short")), "what leans has a whole question"
+        assert (turn["kind"] == "untold") == (turn["files"] == turn["holds"] == [])
     for turn in talk["turns"] if talk["base"] == "samples" else ():
+        if not turn["files"]:
+            continue
         texts = [folded(documents[name].text) for name in turn["files"]]
         for wanted in (turn["holds"], turn.get("answers", turn["holds"])):
             assert any(folded(string) in text for string in wanted for text in texts)

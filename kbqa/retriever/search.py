@@ -40,6 +40,8 @@ CARRIED = 0.5  # what a word counts that comes from an earlier question
 TURNS_BACK = 6  # earlier questions that a follow-up may reach back to
 BELONGS = 0.5  # of the earlier question's words: a passage that answers both holds so much of them
 
+TOLD = 0.3  # of what was asked just now; where no passage holds as much, the earlier question's words prove nothing
+
 LISTENED_TO = 5  # best passages whose wording decides by which of its names a thing is called
 
 
@@ -133,7 +135,9 @@ class Retriever:
         hits = [
             Hit(chunks[chunk_id], score, lexical.get(chunk_id), dense.get(chunk_id)) for chunk_id, score in ranked[:k]
         ]
-        return Retrieval(tuple(hits), confidence(question, weights, hits), weights, question)
+        asked = {word: weight for word, weight in weights.items() if word not in carried}
+        sure = confidence(question, weights, hits) if not carried or _told(asked, hits) >= TOLD else 0.0
+        return Retrieval(tuple(hits), sure, weights, question)
 
     def _other_names(self, question: str) -> dict[str, tuple[str, ...]]:
         named = self._synonyms.current.named(question) if self._synonyms else {}
@@ -209,6 +213,13 @@ def _speaks_of_both(together: Retrieval, alone: Retrieval) -> bool:
     earlier = {word: weight for word, weight in together.weights.items() if word not in own}
     best, best_alone = (Passage(found.hits[0].chunk.searchable) for found in (together, alone))
     return _held(earlier, best) >= BELONGS and _held(own, best) >= _held(own, best_alone)
+
+
+def _told(asked: Mapping[str, float], hits: Sequence[Hit]) -> float:
+    """How much of what was asked just now one of the best hits holds; all, when nothing was asked (为什么？)."""
+    if not asked:
+        return 1.0
+    return max((_held(asked, Passage(hit.chunk.searchable)) for hit in hits[:LISTENED_TO]), default=0.0)
 
 
 def _held(weights: Mapping[str, float], passage: Passage) -> float:
