@@ -23,7 +23,7 @@ from kbqa.errors import QuestionError
 from kbqa.retriever.confidence import confidence
 from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.numerals import spellings
-from kbqa.retriever.subject import named
+from kbqa.retriever.subject import named, stands_in
 from kbqa.retriever.synonyms import SynonymFile, in_words_of, widened
 from kbqa.types import Chunk, Embedder, Hit, Turn
 
@@ -118,7 +118,7 @@ class Retriever:
         terms = question_terms(question)
         carried = {} if typed is None else _carried(terms, question_terms(typed))
         lexical = dict(self._store.search_words(terms, wanted, carried))
-        if names := self._other_names(question):
+        if names := self._other_names(question, lexical):
             wide, shares = widened(terms, names, self._texts(lexical, LISTENED_TO))
             lexical = dict(self._store.search_words(wide, wanted, carried | shares))
             question = in_words_of(self._texts(lexical, LISTENED_TO), question, names)
@@ -139,9 +139,14 @@ class Retriever:
         sure = confidence(question, weights, hits) if not carried or _told(asked, hits) >= TOLD else 0.0
         return Retrieval(tuple(hits), sure, weights, question)
 
-    def _other_names(self, question: str) -> dict[str, tuple[str, ...]]:
+    def _other_names(self, question: str, found: Iterable[int]) -> dict[str, tuple[str, ...]]:
+        """Of what the question names. A number that the best passage spells as the question does needs no other
+        spelling: looking for one costs a second search."""
         named = self._synonyms.current.named(question) if self._synonyms else {}
-        return spellings(fold(question)) | named
+        if numbers := spellings(fold(question)):
+            best = "".join(self._texts(found, 1))
+            numbers = {written: others for written, others in numbers.items() if not stands_in(written, best)}
+        return numbers | named
 
     def _texts(self, found: Iterable[int], most: int) -> list[str]:
         """Folded, in the order given."""
