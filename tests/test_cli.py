@@ -759,6 +759,8 @@ def test_a_long_quote_is_shortened_to_one_line():
 @contextmanager
 def started(home, *arguments, **environment):
     """kbqa as a process of its own, which ends with the block."""
+    # Tests that run as a background job of a shell ignore Ctrl-C, and would have their children ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-m", "kbqa", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
