@@ -276,14 +276,14 @@ class Ingestion:
         workers = limits.workers or os.cpu_count() or 1
         # The built-in embedder is loaded in no time and runs on the processor: the workers embed, and the one process
         # that writes has that much less to do.
-        static = self._embedder.path if isinstance(self._embedder, StaticEmbedder) else None
+        embedder = self._embedder if isinstance(self._embedder, StaticEmbedder) else None
         with Sandbox(
             workers,
             limits.seconds_per_file,
             limits.memory_mb,
             options,
             splitter=self._splitter.config,
-            static=static,
+            embedder=embedder,
         ) as sandbox:
             for outcome in sandbox.read_all(jobs):
                 file = found[outcome.source]

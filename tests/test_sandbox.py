@@ -14,7 +14,7 @@ from kbqa.embedders.static import StaticEmbedder
 from kbqa.errors import DocumentError, KbqaError
 from kbqa.readers import read
 from kbqa.sandbox import Sandbox, read_one
-from kbqa.sandbox.messages import read_chunks, read_document, read_prepared, read_vectors, write_document
+from kbqa.sandbox.messages import read_chunks, read_document, read_prepared, read_vectors, write_document, write_vectors
 from kbqa.splitter import Splitter
 from kbqa.store.lexical import prepare
 from kbqa.types import Block, Document
@@ -229,7 +229,7 @@ def test_chunks_arrive_as_the_splitter_cut_them(tmp_path):
 def test_workers_embed_as_the_built_in_embedder_does(tmp_path):
     path = tmp_path / "年假.md"
     path.write_text("# 年假\n\n员工每年享有十天年假。\n\n## 顺延\n\n未休的可顺延至次年三月。\n", encoding="utf-8")
-    with Sandbox(1, 20, 2048, splitter=SplitterConfig(), static="") as box:
+    with Sandbox(1, 20, 2048, splitter=SplitterConfig(), embedder=StaticEmbedder()) as box:
         outcome = only(box.read_all([(path, "年假.md")]))
     expected = StaticEmbedder().embed_passages([chunk.embedded for chunk in outcome.chunks])
     assert np.array_equal(outcome.vectors, expected)
@@ -242,10 +242,21 @@ def test_terms_that_are_none_are_refused(wrong):
         read_prepared(wrong, 1)
 
 
-@pytest.mark.parametrize("wrong", ["???", 7, "AAAA", "AAAAAAAAAAA="])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "???",
+        7,
+        "AAAA",
+        write_vectors(np.ones((2, 3))),
+        write_vectors(np.ones((3, 2))),
+        write_vectors(np.full((2, 2), np.nan)),
+    ],
+)
 def test_vectors_that_are_none_are_refused(wrong):
+    """Also those of another dimension: the store would end the whole run over them, and not the one file."""
     with pytest.raises((TypeError, ValueError)):
-        read_vectors(wrong, 3)
+        read_vectors(wrong, 2, 2)
 
 
 @pytest.mark.parametrize(

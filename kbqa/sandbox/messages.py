@@ -59,6 +59,7 @@ class Orders:
     options: ReadOptions
     splitter: SplitterConfig | None  # None: documents are not cut
     static: str | None  # the built-in embedder's model, "" for the one that comes with kbqa; None: it is not used
+    dim: int  # of its vectors, 0 without it
     memory_mb: int
     seconds: float
     total_seconds: float
@@ -146,10 +147,12 @@ def write_vectors(vectors: Vectors) -> str:
     return b64encode(vectors.astype("<f4").tobytes()).decode()
 
 
-def read_vectors(found: object, count: int) -> Vectors:
+def read_vectors(found: object, count: int, dim: int) -> Vectors:
     """(count, dim)"""
-    numbers = np.frombuffer(b64decode(_string(found), validate=True), dtype="<f4")
-    return numbers.reshape(count, -1) if count else numbers.reshape(0, 0)
+    vectors = np.frombuffer(b64decode(_string(found), validate=True), dtype="<f4").reshape(count, dim)
+    if not np.isfinite(vectors).all():
+        raise ValueError("a vector that is not finite")
+    return vectors
 
 
 def _chunk(

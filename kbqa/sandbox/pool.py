@@ -1,7 +1,7 @@
 """The parent's side of the workers: who has which file, for how long it may take, and what came of it.
 
-Workers are programs of their own (`python -m kbqa.sandbox.worker`), not children of multiprocessing: those would run
-the program's main module once more, and a plain script that takes documents in is no accident to be guarded against.
+Workers are programs of their own, not children of multiprocessing: those would run the main module of a script that
+takes documents in once more, unless it is guarded against that.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from kbqa.store.lexical import Prepared
 from kbqa.types import Chunk, Document
 
 if TYPE_CHECKING:
+    from kbqa.embedders.static import StaticEmbedder
     from kbqa.types import Vectors
 
 __all__ = ["Outcome", "Sandbox", "read_one"]
@@ -53,8 +54,7 @@ class Outcome:
 class Sandbox:
     """Worker processes that read files.
 
-    With a `splitter` they also cut the documents and analyse the chunks; with `static`, the path of the built-in
-    embedder's model or "" for the one that comes with kbqa, they embed them.
+    With a `splitter` they also cut the documents and analyse the chunks; with an `embedder` they embed them.
 
     `seconds` is the limit for one file; a reader that reports pages (text recognition) gets it anew for each page,
     but no file gets more than `total_seconds`. `memory_mb` limits each worker's memory; recognition needs about 1,500.
@@ -71,7 +71,7 @@ class Sandbox:
         options: ReadOptions | None = None,
         *,
         splitter: SplitterConfig | None = None,
-        static: str | None = None,
+        embedder: StaticEmbedder | None = None,
         total_seconds: float = 7200.0,
         reader: str = "kbqa.readers:read",
     ) -> None:
@@ -80,7 +80,8 @@ class Sandbox:
             reader=reader,
             options=options or ReadOptions(),
             splitter=splitter,
-            static=static,
+            static=None if embedder is None else embedder.path,
+            dim=0 if embedder is None else embedder.dim,
             memory_mb=memory_mb,
             seconds=seconds,
             total_seconds=max(total_seconds, seconds),
@@ -185,14 +186,14 @@ class _Worker:
 
     def __init__(self, orders: Orders) -> None:
         self.link, theirs = Pipe()
-        self._process = _launch(theirs)
+        self._process = _launch(theirs, orders.ocr_threads)
         theirs.close()
         with contextlib.suppress(OSError):  # it died at once: `look` reports that
             send(self.link, orders.write())
         self.job: tuple[Path, str] | None = None
         self.deadline = 0.0  # in seconds of time.monotonic(), of what it does now: starting, reading, one page
         self.spent = False  # not to be used again
-        self._seconds, self._total = orders.seconds, orders.total_seconds
+        self._orders = orders
         self._ready = False
         self._began = 0.0
         self._place = ""  # "page 3 of 20", as last reported
@@ -201,7 +202,7 @@ class _Worker:
         self.job = (path, source)
         self._place = ""
         self._began = time.monotonic()
-        self.deadline = self._began + (self._seconds if self._ready else _START_SECONDS)
+        self.deadline = self._began + (self._orders.seconds if self._ready else _START_SECONDS)
         with contextlib.suppress(OSError):  # it died while idle: `look` reports that
             send(self.link, {"path": str(path.absolute()), "source": source})
 
@@ -221,16 +222,16 @@ class _Worker:
         if not self._ready:
             raise KbqaError(f"a reading worker did not start within {_START_SECONDS:g} s")
         at = f", at {self._place}" if self._place else ""
-        return self._failed(f"reading took longer than {self._seconds:g} s{at}", "timeout")
+        return self._failed(f"reading took longer than {self._orders.seconds:g} s{at}", "timeout")
 
     def _take(self, message: Mapping[str, Any]) -> Outcome | None:
         now = time.monotonic()
         if "ready" in message:
-            self._ready, self._began, self.deadline = True, now, now + self._seconds
+            self._ready, self._began, self.deadline = True, now, now + self._orders.seconds
             return None
         if "page" in message:
             self._place = f"page {int(message['page'])} of {int(message['pages'])}"
-            self.deadline = min(now + self._seconds, self._began + self._total)
+            self.deadline = min(now + self._orders.seconds, self._began + self._orders.total_seconds)
             return None
         self.spent = bool(message.get("spent"))
         if "error" in message:
@@ -246,7 +247,7 @@ class _Worker:
             float(message["seconds"]),
             chunks,
             read_prepared(message.get("prepared", []), len(chunks)),
-            read_vectors(message["vectors"], len(chunks)) if "vectors" in message else None,
+            read_vectors(message["vectors"], len(chunks), self._orders.dim) if "vectors" in message else None,
         )
         self.job = None
         return outcome
@@ -288,13 +289,15 @@ class _Worker:
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from kbqa.sandbox.worker import main; main(int(sys.argv[1]))"
 
 
-def _launch(link: Connection) -> subprocess.Popen[bytes]:
+def _launch(link: Connection, ocr_threads: int) -> subprocess.Popen[bytes]:
     """A new worker at the other end of `link`. It imports from where this process does, and not from the current
     folder, in which a stranger's `json.py` may lie."""
     handle = link.fileno()
     command = [sys.executable, "-P", "-c", _PROGRAM, str(handle), *map(str, sys.path)]
+    # Told before the program starts: numerical libraries ask how many threads they may have when they are loaded.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KBQA_OCR_THREADS": str(ocr_threads)}
     if sys.platform == "win32":
         os.set_handle_inheritable(handle, True)
         startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
-        return subprocess.Popen(command, startupinfo=startup, stdin=subprocess.DEVNULL)
-    return subprocess.Popen(command, pass_fds=[handle], stdin=subprocess.DEVNULL)
+        return subprocess.Popen(command, startupinfo=startup, stdin=subprocess.DEVNULL, env=environment)
+    return subprocess.Popen(command, pass_fds=[handle], stdin=subprocess.DEVNULL, env=environment)

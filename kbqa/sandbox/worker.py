@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from kbqa.analyzer import REMEMBERED
+from kbqa.embedders.static import StaticEmbedder
 from kbqa.errors import DocumentError
 from kbqa.readers import ReadOptions
 from kbqa.readers.progress import listening
@@ -48,11 +49,9 @@ def main(handle: int) -> None:
     link = _connection(handle)
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         orders = Orders.read(receive(link))
-        os.environ["OMP_NUM_THREADS"] = "1"
-        os.environ["KBQA_OCR_THREADS"] = str(orders.ocr_threads)
         module, _, function = orders.reader.partition(":")
         read = cast(Read, getattr(import_module(module), function))
-        kitchen = _Kitchen(orders) if orders.splitter else None
+        preparer = _Preparer(orders) if orders.splitter else None
         _limit_memory(orders.memory_mb)
         send(link, {"ready": True})
         _silence()
@@ -60,7 +59,7 @@ def main(handle: int) -> None:
             job = receive(link)
             _limit_cpu(orders.total_seconds * (1 + orders.ocr_threads))
             with listening(lambda page, pages: send(link, {"page": page, "pages": pages})):
-                reply = _reply(read, kitchen, Path(job["path"]), job["source"], orders.options)
+                reply = _reply(read, preparer, Path(job["path"]), job["source"], orders.options)
             send(link, reply)
             if reply.get("spent"):
                 return
@@ -74,12 +73,10 @@ def _connection(handle: int) -> Connection:
     return Connection(handle)
 
 
-class _Kitchen:
+class _Preparer:
     """Makes of a document what the store takes: chunks, their terms, and their vectors if the embedder is built in."""
 
     def __init__(self, orders: Orders) -> None:
-        from kbqa.embedders.static import StaticEmbedder
-
         self._splitter = Splitter(orders.splitter)
         self._embedder = None if orders.static is None else StaticEmbedder(orders.static or None)
 
@@ -96,13 +93,13 @@ class _Kitchen:
         return made | ({"vectors": write_vectors(np.array(vectors))} if vectors else {})
 
 
-def _reply(read: Read, kitchen: _Kitchen | None, path: Path, source: str, options: ReadOptions) -> dict[str, Any]:
+def _reply(read: Read, preparer: _Preparer | None, path: Path, source: str, options: ReadOptions) -> dict[str, Any]:
     began = time.monotonic()
     try:
         document = read(path, source, options)
         reply: dict[str, Any] = {"document": write_document(document)}
-        if kitchen:
-            reply |= kitchen.prepared(document)
+        if preparer:
+            reply |= preparer.prepared(document)
     except DocumentError as error:
         reply = {"error": str(error), "kind": error.kind, "spent": error.kind == "memory"}
     except MemoryError:
