@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -29,6 +29,7 @@ __all__ = [
     "Terms",
     "analyze",
     "fold",
+    "latin",
     "question_terms",
     "stem",
     "stop_words",
@@ -90,6 +91,11 @@ def _stemmer() -> Callable[[str], str]:
 def stem(word: str) -> str:
     """The stem of an English word (Snowball), so that "acquired" and "acquiring" meet; other words as they are."""
     return _stemmer()(word) if len(word) > 3 and word.isascii() and word.isalpha() else word
+
+
+def latin(words: Iterable[str]) -> list[str]:
+    """Those that are spelled in letters and digits: all Chinese, Japanese and Korean ones begin above U+3000."""
+    return [word for word in words if word[0] < "\u3000"]
 
 
 def fold(text: str) -> str:

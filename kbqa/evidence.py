@@ -12,11 +12,11 @@ Knows nothing about indexes, models or thresholds.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kbqa.analyzer import Passage, fold, question_terms
-from kbqa.questions import gap_fillers, identifiers
+from kbqa.analyzer import Passage, fold, latin, question_terms
+from kbqa.questions import gap_fillers, identifiers, share_held
 from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import Hit
 
@@ -83,7 +83,7 @@ class _Asked:
     pairs: Sequence[str]
     latin: Sequence[str]
     gaps: Sequence[re.Pattern[str]]
-    pinned: Collection[str]
+    pinned: set[str]
 
     @classmethod
     def of(cls, question: str, weights: Mapping[str, float]) -> _Asked:
@@ -95,7 +95,7 @@ class _Asked:
             list(weights),
             [weight / mass for weight in weights.values()],
             terms.bigrams,
-            [word for word in terms.words if word[0] < "\u3000"],
+            latin(terms.words),
             gap_fillers(question),
             identifiers(question),
         )
@@ -151,7 +151,7 @@ def _of_hit(asked: _Asked, rank: int, hit: Hit, hit_score: float) -> Iterator[Ca
             elsewhere=asked.gain(anywhere, _larger(leaning, after)),
             pieces=asked.pieces(passages[at]),
             gap=float(asked.fills(passages[at].text)),
-            pinned=_share(asked.pinned, f"{text}\n{header}\n{chunk.context}"),
+            pinned=share_held(asked.pinned, f"{text}\n{header}\n{chunk.context}"),
             hit_score=hit_score,
             whole=float(bool(header or _WHOLE.search(text))),
         )
@@ -159,8 +159,3 @@ def _of_hit(asked: _Asked, rank: int, hit: Hit, hit_score: float) -> Iterator[Ca
 
 def _larger(one: Sequence[float], other: Sequence[float]) -> list[float]:
     return [max(a, b) for a, b in zip(one, other, strict=True)]
-
-
-def _share(wanted: Collection[str], text: str) -> float:
-    """The share of `wanted` that stands in `text`; 1 when nothing is wanted."""
-    return len(identifiers(text) & set(wanted)) / len(wanted) if wanted else 1.0

@@ -6,7 +6,7 @@ import re
 
 from kbqa.analyzer import fold
 
-__all__ = ["gap_fillers", "identifiers"]
+__all__ = ["gap_fillers", "identifiers", "share_held"]
 
 _YEAR = r"(?:19|20)\d\d"
 _SPOKEN = r"[二三四五六七八九十百千万亿两半][一二三四五六七八九十百千万亿零两半点]*|一[二三四五六七八九十百千万亿点]+"
@@ -59,3 +59,8 @@ def gap_fillers(question: str) -> list[re.Pattern[str]]:
 def identifiers(question: str) -> set[str]:
     """Numbers, model names and ordinals, folded: a passage about another one of them does not answer."""
     return set(_IDENTIFIER.findall(fold(question)))
+
+
+def share_held(pinned: set[str], text: str) -> float:
+    """The share of the `identifiers` of a question that stand in `text`; 1 when it has none."""
+    return len(pinned & identifiers(text)) / len(pinned) if pinned else 1.0

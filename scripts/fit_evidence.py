@@ -7,8 +7,8 @@ are worth on questions that were not used to fit them. Fitted on cmrc2018-a and 
 
 - The ranker: softmax over the candidates of a question (kbqa.evidence.gather); right are those that hold a gold answer.
 - The confidence: logistic regression on the best candidate. Answerable questions against two kinds of unanswerable
-  ones that weigh half each: those whose paragraph was taken out of the corpus, and answerable ones whose answering
-  sentences were taken out of the hits ("the document is there, the fact is not").
+  ones: those whose paragraph was taken out of the corpus, and answerable ones whose answering sentences were taken out
+  of the hits ("the document is there, the fact is not"); and compounds of two or three questions on either side.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from kbqa.build import Installation
 from kbqa.config import Config, Home
 from kbqa.evaluation.benchmark import Question, load_benchmark, opened
+from kbqa.evaluation.refusal import WRONG_REFUSALS, answered_at, auc
 from kbqa.evaluation.scores import contains
 from kbqa.evidence import WEIGHTS, Candidate, gather
+from kbqa.generators.extractive import pick
 from kbqa.retriever.confidence import COEFFICIENTS, LOOKED_AT, features
 from kbqa.sentences import sentence_spans
 from kbqa.types import Hit
@@ -50,6 +51,7 @@ SHARES = {  # what each kind weighs in the confidence, single questions and comp
 }
 MASKED_CASES = 1000  # of each set
 CANDIDATE_HITS = 5
+SENTENCES = 3  # quoted at most
 FOLDS = 5
 RIDGE = 1e-4
 
@@ -168,26 +170,11 @@ def fit_ranker(cases: Sequence[Case]) -> Matrix:
     return np.asarray(found.x / scale)
 
 
-def quoted(case: Case, scores: Matrix, near: float, enough: int) -> list[Candidate]:
-    """What the extractive generator would quote, by these scores."""
-    order = np.argsort(-scores, kind="stable")
-    chosen: list[Candidate] = []
-    for at in order:
-        candidate = case.candidates[at]
-        if len(chosen) == 3 or scores[at] < scores[order[0]] - near:
-            break
-        answered = frozenset().union(*(other.words for other in chosen))
-        length = sum(len(other.text) for other in chosen) + len(candidate.text)
-        if not chosen or (candidate.words - answered and length <= enough):
-            chosen.append(candidate)
-    return chosen
-
-
 def report_answers(name: str, cases: Sequence[Case], scores: Sequence[Matrix], near: float, enough: int) -> None:
     hits, lengths = [], []
     for case, of in zip(cases, scores, strict=True):
         if case.kind == ANSWERABLE and case.candidates and case.answers:
-            chosen = quoted(case, of, near, enough)
+            chosen = pick(list(zip(of, case.candidates, strict=True)), SENTENCES, near, enough)
             hits.append(contains("\n".join(candidate.text for candidate in chosen), case.answers))
             lengths.append(sum(len(candidate.text) for candidate in chosen))
     print(f"  {name}, near {near}, enough {enough}: contains {np.mean(hits):.3f}, {np.mean(lengths):.1f} characters")
@@ -229,20 +216,13 @@ def report_refusal(name: str, cases: Sequence[Case], probability: Callable[[Sequ
     cases = [case for case in cases if not case.compound]
     kinds = np.array([case.kind for case in cases])
     probabilities = probability(cases)
-    answerable = np.sort(probabilities[kinds == ANSWERABLE])
+    answerable = sorted(probabilities[kinds == ANSWERABLE])
     for kind, told in ((REMOVED, "not in the documents"), (MASKED, "answering sentences taken out")):
-        others = probabilities[kinds == kind]
-        if len(others):
-            passed = [float(np.mean(others >= answerable[int(len(answerable) * wrong)])) for wrong in (0.01, 0.05, 0.1)]
+        if others := sorted(probabilities[kinds == kind]):
+            passed = ", ".join(f"{answered_at(wrong, answerable, others):.2f}" for wrong in WRONG_REFUSALS)
             print(
-                f"  {name}, {told}: AUC {auc(answerable, others):.3f}; answered at 1, 5, 10 % wrong refusals: "
-                + ", ".join(f"{share:.2f}" for share in passed)
+                f"  {name}, {told}: AUC {auc(answerable, others):.3f}; answered at 1, 5, 10 % wrong refusals: {passed}"
             )
-
-
-def auc(positive: Matrix, negative: Matrix) -> float:
-    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
-    return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
 
 
 def main() -> None:

@@ -291,9 +291,8 @@ def read_only(mounts, folder, where):
         yield where
 
 
-@pytest.mark.parametrize("left", ["closed", "killed"])
-@pytest.mark.parametrize("damage", ["", "vectors", "words"])
-def test_a_base_that_cannot_be_written_is_searched_all_the_same(folder, tmp_path, mounts, left, damage):
+def left_behind(folder, left, damage):
+    """A base as its last writer left it, and what it must hold."""
     filled(folder)
     sources = {f"{at}.md" for at in range(20)}
     if left == "killed":
@@ -302,6 +301,13 @@ def test_a_base_that_cannot_be_written_is_searched_all_the_same(folder, tmp_path
             other.kill()
     if damage:
         spoil(derived(folder, damage), "changed")
+    return sources
+
+
+@pytest.mark.parametrize("left", ["closed", "killed"])
+@pytest.mark.parametrize("damage", ["", "vectors", "words"])
+def test_a_base_that_cannot_be_written_is_searched_all_the_same(folder, tmp_path, mounts, left, damage):
+    sources = left_behind(folder, left, damage)
     with read_only(mounts, folder, tmp_path / "ro") as where, Store.open(where, LOW) as store:
         assert_found(store, sources)
         with pytest.raises(KnowledgeBaseError, match=r"cannot be written.*right to write"), store.write():
@@ -375,14 +381,7 @@ def test_a_base_on_a_full_disk_is_searched_and_can_be_deleted(tmp_path, mounts):
 @pytest.mark.parametrize("left", ["closed", "killed"])
 @pytest.mark.parametrize("damage", ["", "vectors", "words"])
 def test_where_no_file_can_grow_a_base_is_searched_all_the_same(folder, no_file_grows, monkeypatch, left, damage):
-    filled(folder)
-    sources = {f"{at}.md" for at in range(20)}
-    if left == "killed":
-        with start(folder, "write", 1000) as other:
-            sources |= {other.stdout.readline().strip() for _ in range(6)}
-            other.kill()
-    if damage:
-        spoil(derived(folder, damage), "changed")
+    sources = left_behind(folder, left, damage)
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "nowhere"))
     with no_file_grows(16384):
         store = Store.open(folder, LOW)

@@ -19,7 +19,7 @@ from kbqa.errors import ConfigError
 from kbqa.evaluation.benchmark import Benchmark, OpenBase, load_benchmark, opened, sampled
 from kbqa.evaluation.replies import OnReply, Reply, ask
 
-__all__ = ["Bin", "RefusalReport", "evaluate_refusal", "measure_refusal"]
+__all__ = ["Bin", "RefusalReport", "answered_at", "auc", "evaluate_refusal", "measure_refusal"]
 
 WRONG_REFUSALS = (0.01, 0.05, 0.10)
 BINS = 10
@@ -72,18 +72,10 @@ class RefusalReport:
 
     @property
     def auc(self) -> float:
-        told = _confidences(self.answerable)
-        above = sum(
-            len(told) - (bisect_left(told, value) + bisect_right(told, value)) / 2
-            for value in _confidences(self.unanswerable)
-        )
-        return above / (len(told) * len(self.unanswerable))
+        return auc(_confidences(self.answerable), _confidences(self.unanswerable))
 
     def answered_at(self, wrong_refusals: float) -> float:
-        """The share of the unanswerable answered where at most that share of the answerable is refused."""
-        told, untold = _confidences(self.answerable), _confidences(self.unanswerable)
-        threshold = told[min(int(wrong_refusals * len(told) + 1e-9), len(told) - 1)]
-        return 1 - bisect_left(untold, threshold) / len(untold)
+        return answered_at(wrong_refusals, _confidences(self.answerable), _confidences(self.unanswerable))
 
     def trade_off(self) -> list[tuple[float, float]]:
         """(share of the answerable refused, share of the unanswerable answered) for every threshold, from 0 to 1."""
@@ -107,6 +99,19 @@ class RefusalReport:
                 confidence = sum(c * w for c, w, _ in found) / weight
                 bins.append(Bin(number / BINS, weight, confidence, sum(told * w for _, w, told in found) / weight))
         return bins
+
+
+def auc(told: Sequence[float], untold: Sequence[float]) -> float:
+    """How likely one of `told` (ascending) is above one of `untold`; ties count half."""
+    above = sum(len(told) - (bisect_left(told, value) + bisect_right(told, value)) / 2 for value in untold)
+    return above / (len(told) * len(untold))
+
+
+def answered_at(wrong_refusals: float, told: Sequence[float], untold: Sequence[float]) -> float:
+    """The share of the unanswerable answered where at most that share of the answerable is refused; by their
+    confidences, ascending."""
+    threshold = told[min(int(wrong_refusals * len(told) + 1e-9), len(told) - 1)]
+    return 1 - bisect_left(untold, threshold) / len(untold)
 
 
 def evaluate_refusal(

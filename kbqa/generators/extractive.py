@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from kbqa.analyzer import Passage, question_terms
-from kbqa.evidence import gather
+from kbqa.evidence import Candidate, gather
 from kbqa.types import CELL_SEPARATOR, REFUSAL, GenerationRequest, Hit, Piece
 
-__all__ = ["ExtractiveGenerator"]
+__all__ = ["ExtractiveGenerator", "pick"]
 
 # A further sentence is quoted when it is not much worse than the best one (in the units of evidence.WEIGHTS), holds a
 # word of the question that no quoted one does, and leaves the answer short. Chosen of the pairs that
@@ -40,17 +40,27 @@ class ExtractiveGenerator:
 
 def choose(question: str, hits: Sequence[Hit], weights: Mapping[str, float], most: int) -> list[str]:
     """The sentences that answer, best first."""
-    ranked = sorted(gather(question, weights, hits), key=lambda c: (-c.score, c.rank, c.ordinal))
     words = question_terms(question).words
-    chosen: list[str] = []
+    picked = pick([(candidate.score, candidate) for candidate in gather(question, weights, hits)], most)
+    told = (_told(it.text, it.header, words) if it.header else it.text for it in picked)
+    return list(dict.fromkeys(told))
+
+
+def pick(
+    scored: Sequence[tuple[float, Candidate]], most: int, near: float = NEAR, enough: int = ENOUGH
+) -> list[Candidate]:
+    """The candidates to quote, best first; of equals the first."""
+    ranked = sorted(scored, key=lambda pair: -pair[0])
+    chosen: list[Candidate] = []
     answered: frozenset[str] = frozenset()
-    for candidate in ranked:
-        if len(chosen) == most or candidate.score < ranked[0].score - NEAR:
+    length = 0
+    for score, candidate in ranked:
+        if len(chosen) == most or score < ranked[0][0] - near:
             break
-        text = _told(candidate.text, candidate.header, words) if candidate.header else candidate.text
-        if not chosen or (candidate.words - answered and sum(map(len, chosen)) + len(text) <= ENOUGH):
-            chosen.append(text)
+        if not chosen or (candidate.words - answered and length + len(candidate.text) <= enough):
+            chosen.append(candidate)
             answered |= candidate.words
+            length += len(candidate.text)
     return chosen
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from kbqa.evidence import Candidate, gather
-from kbqa.questions import gap_fillers, identifiers
+from kbqa.questions import gap_fillers, identifiers, share_held
 from kbqa.types import Hit
 
 __all__ = ["confidence"]
@@ -22,7 +22,7 @@ LONG = 25  # words, from which on a question's length does not matter any more
 
 # Logistic regression on the questions of cmrc2018-a and drcd-dev, single ones and compounds of two or three: those that
 # can be answered against those whose paragraph was taken out of the corpus and those whose answering sentences were
-# taken out of the hits, both kinds weighing half (docs/evidence.md, scripts/fit_evidence.py).
+# taken out of the hits (docs/evidence.md, scripts/fit_evidence.py).
 COEFFICIENTS = {
     "own": 6.04,
     "context": 7.07,
@@ -47,7 +47,6 @@ def confidence(question: str, weights: Mapping[str, float], hits: Sequence[Hit])
 
 def features(question: str, words: int, best: Candidate, hit: Hit) -> dict[str, float]:
     """What the regression looks at: of the best candidate, of its hit, and how many telling words the question has."""
-    pinned = identifiers(question)
     return {
         "own": best.own,
         "context": best.context,
@@ -55,6 +54,6 @@ def features(question: str, words: int, best: Candidate, hit: Hit) -> dict[str, 
         "elsewhere": best.elsewhere,
         "pieces": best.pieces,
         "no filler": float(not best.gap and bool(gap_fillers(question))),
-        "pinned": len(pinned & identifiers(hit.chunk.searchable)) / len(pinned) if pinned else 1.0,
+        "pinned": share_held(identifiers(question), hit.chunk.searchable),
         "words": float(min(words, LONG)),
     }

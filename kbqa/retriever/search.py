@@ -118,10 +118,13 @@ class Retriever:
         terms = question_terms(question)
         carried = {} if typed is None else _carried(terms, question_terms(typed))
         lexical = dict(self._store.search_words(terms, wanted, carried))
-        if names := self._other_names(question, lexical):
-            wide, shares = widened(terms, names, self._texts(lexical, LISTENED_TO))
+        numbers, named = spellings(fold(question)), self._named(question)
+        texts = self._texts(lexical) if numbers or named else []
+        # A number that the best passage spells as the question does is not worth a second search.
+        if names := {it: others for it, others in numbers.items() if not stands_in(it, "".join(texts[:1]))} | named:
+            wide, shares = widened(terms, names, texts)
             lexical = dict(self._store.search_words(wide, wanted, carried | shares))
-            question = in_words_of(self._texts(lexical, LISTENED_TO), question, names)
+            question = in_words_of(self._texts(lexical), question, names)
             terms = question_terms(question)
         weights = {word: idf * carried.get(word, 1.0) for word, idf in self._weights(terms).items()}
         vector, near = self._nearest(question, wanted)
@@ -139,18 +142,12 @@ class Retriever:
         sure = confidence(question, weights, hits) if not carried or _told(asked, hits) >= TOLD else 0.0
         return Retrieval(tuple(hits), sure, weights, question)
 
-    def _other_names(self, question: str, found: Iterable[int]) -> dict[str, tuple[str, ...]]:
-        """Of what the question names. A number that the best passage spells as the question does needs no other
-        spelling: looking for one costs a second search."""
-        named = self._synonyms.current.named(question) if self._synonyms else {}
-        if numbers := spellings(fold(question)):
-            best = "".join(self._texts(found, 1))
-            numbers = {written: others for written, others in numbers.items() if not stands_in(written, best)}
-        return numbers | named
+    def _named(self, question: str) -> dict[str, tuple[str, ...]]:
+        return self._synonyms.current.named(question) if self._synonyms else {}
 
-    def _texts(self, found: Iterable[int], most: int) -> list[str]:
-        """Folded, in the order given."""
-        ids = list(islice(found, most))
+    def _texts(self, found: Iterable[int]) -> list[str]:
+        """Of the best passages, folded, in the order given."""
+        ids = list(islice(found, LISTENED_TO))
         chunks = self._store.chunks(ids)
         return [fold(chunks[i].searchable) for i in ids if i in chunks]
 

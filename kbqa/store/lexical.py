@@ -29,7 +29,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from kbqa.analyzer import Terms, analyze, stem
+from kbqa.analyzer import Terms, analyze, latin, stem
 from kbqa.errors import KnowledgeBaseError
 from kbqa.store.errors import DamagedIndex, probe
 from kbqa.store.files import link
@@ -92,9 +92,8 @@ def query_fields(terms: Terms, shares: Mapping[str, float] = ALL_EQUAL) -> dict[
 
 
 def _spelled(words: Iterable[str]) -> list[str]:
-    """The stems of those that are spelled in letters and digits: all Chinese, Japanese and Korean ones begin above
-    U+3000. As they are written they stand in `words`."""
-    return [stem(word) for word in words if word[0] < "\u3000"]
+    """The stems of the Latin ones. As they are written they stand in `words`."""
+    return [stem(word) for word in latin(words)]
 
 
 class LexicalIndex(Protocol):
