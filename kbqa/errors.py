@@ -9,7 +9,8 @@
      │   └─ IndexMismatch    built with another embedder, splitter or format
      ├─ QuestionError        the question itself cannot be asked
      └─ GeneratorError       the model failed
-         └─ GeneratorBusy    every place in its queue is taken
+         ├─ GeneratorBusy    every place in its queue is taken
+         └─ ModelError       a model's folder is missing, damaged or not what it is taken for
 
 Every message names the thing and, where there is one, the remedy.
 """
@@ -23,6 +24,7 @@ __all__ = [
     "KbqaError",
     "KnowledgeBaseBusy",
     "KnowledgeBaseError",
+    "ModelError",
     "QuestionError",
     "UnknownKnowledgeBase",
 ]
@@ -74,3 +76,7 @@ class GeneratorError(KbqaError):
 
 class GeneratorBusy(GeneratorError):
     """Every place in the generator's queue is taken; try again in a few seconds."""
+
+
+class ModelError(GeneratorError):
+    """A model's folder is missing, damaged, of another family, or asked for what it cannot do."""
