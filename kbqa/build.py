@@ -11,18 +11,35 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kbqa.analyzer import VERSION as ANALYZER
 from kbqa.chain import KnowledgeBase
-from kbqa.config import Config, EmbedderConfig, GeneratorConfig, Home, check_name, ingest_command, load_config
-from kbqa.errors import ConfigError, IndexMismatch, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
+from kbqa.config import (
+    Config,
+    EmbedderConfig,
+    GeneratorConfig,
+    Home,
+    as_argument,
+    check_name,
+    ingest_command,
+    load_config,
+)
+from kbqa.errors import (
+    ConfigError,
+    FolderGone,
+    IndexMismatch,
+    KbqaError,
+    KnowledgeBaseBusy,
+    KnowledgeBaseError,
+    UnknownKnowledgeBase,
+)
 from kbqa.ingest import Ingestion, OnFile, Plan
 from kbqa.retriever import Retriever, SynonymFile
 from kbqa.splitter import Splitter, in_words
-from kbqa.store import FORMAT, Passport, Store, set_aside
+from kbqa.store import FORMAT, Passport, Store, StoredDocument, set_aside
 from kbqa.store.files import CATALOGUE, remove_catalogue, write_lock
 from kbqa.types import Document, Embedder, Generator, IngestReport
 
@@ -116,30 +133,63 @@ class Installation:
         paths: Sequence[Path] | None = None,
         *,
         rebuild: bool = False,
+        allow_empty: bool = False,
         on_file: OnFile = lambda report: None,
         on_plan: Callable[[Plan], None] = lambda plan: None,
         on_start: Callable[[str], None] = lambda source: None,
     ) -> IngestReport:
         """Mirror knowledge/<name>/ (or just `paths` in it) into the base, which is made when it does not exist.
 
-        `rebuild` builds a new base beside the old one, which answers until the new one takes its place.
+        `rebuild` builds a new base beside the old one, which answers until the new one takes its place. FolderGone,
+        and nothing has changed, when all documents are missing at once; `allow_empty` removes them.
         """
         name = self.name(name)
         folder, base = self.home.documents(name), self.home.base(name)
         if not folder.is_dir():
-            raise ConfigError(f"there is no folder {folder}; create it and put documents in, or name a base with --kb")
+            raise self._no_folder(name, folder)
+
+        # A vanished file or folder that is named has been looked for: that one is to go.
+        whole = rebuild or paths is None or folder.resolve() in [path.resolve() for path in paths]
+
+        def careful(held: frozenset[str], plan: Plan) -> None:
+            """Hears of the plan before anything is done; `held` are the documents that the base has of the folder."""
+            if held and whole and plan.finds_nothing and not allow_empty:
+                raise FolderGone(
+                    f"{folder} holds nothing that kbqa reads, and {name} would lose all {len(held)} documents that it "
+                    "has from there; nothing was changed. Mount it if it is a share; if they are to go, add "
+                    f"--allow-empty, or run `kbqa kb delete {as_argument(name)}`"
+                )
+            on_plan(plan)
+
         limits = self.config.knowledge
         if rebuild and (old := _still_there(base)):
             with Store.rebuild(base, self.passport) as writer:
                 ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
                 ingestion.add(old.pushed)
-                report = ingestion.mirror(folder, {}, limits, on_plan=on_plan, on_start=on_start)
-                _check_nothing_lost(name, folder, old.sources, report)
+                report = ingestion.mirror(folder, {}, limits, on_plan=partial(careful, old.sources), on_start=on_start)
+                _check_nothing_lost(name, folder, old.sources, report, allow_empty)
                 return report
         with self._made(name, base) as store, store.write() as writer:
             known = {document.source: document for document in store.documents()}
             ingestion = Ingestion(writer, self.splitter, self.embedder, on_file=on_file)
-            return ingestion.mirror(folder, known, limits, paths=paths, on_plan=on_plan, on_start=on_start)
+            held = _from_files(known.values())
+            return ingestion.mirror(
+                folder, known, limits, paths=paths, on_plan=partial(careful, held), on_start=on_start
+            )
+
+    def _no_folder(self, name: str, folder: Path) -> KbqaError:
+        try:
+            with Store.open(self.home.base(name)) as store:
+                held = _from_files(store.documents())
+        except KbqaError:  # there is no such base, or it cannot be opened
+            held = frozenset()
+        if held:
+            return FolderGone(
+                f"there is no folder {folder}, and {name} would lose all {len(held)} documents that it has from there; "
+                "nothing was changed. Mount it if it is a share; if they are to go, run "
+                f"`kbqa kb delete {as_argument(name)}`"
+            )
+        return ConfigError(f"there is no folder {folder}; create it and put documents in, or name a base with --kb")
 
     def add_documents(self, name: str | None, documents: Iterable[Document]) -> IngestReport:
         """Documents that have no file, into a base that is made when it does not exist."""
@@ -241,14 +291,18 @@ class _Old:
     sources: frozenset[str]
 
 
+def _from_files(documents: Iterable[StoredDocument]) -> frozenset[str]:
+    """The sources of those that are answered from and mirror a file."""
+    return frozenset(d.source for d in documents if d.status == "indexed" and d.origin != "api")
+
+
 def _still_there(base: Path) -> _Old | None:
     """None when there is no base, or only a damaged one, which is set aside."""
     if not Store.exists(base):
         return None
     try:
         with Store.open(base) as store:
-            answering = (d.source for d in store.documents() if d.status == "indexed" and d.origin != "api")
-            return _Old(list(store.api_documents()), frozenset(answering))
+            return _Old(list(store.api_documents()), _from_files(store.documents()))
     except (KnowledgeBaseBusy, IndexMismatch, UnknownKnowledgeBase):
         raise
     except KnowledgeBaseError:
@@ -256,7 +310,9 @@ def _still_there(base: Path) -> _Old | None:
         return None
 
 
-def _check_nothing_lost(name: str, folder: Path, before: frozenset[str], report: IngestReport) -> None:
+def _check_nothing_lost(
+    name: str, folder: Path, before: frozenset[str], report: IngestReport, allow_empty: bool
+) -> None:
     """Raises KnowledgeBaseError, and so keeps the old base, when a file that it answers from cannot be read now."""
     failed = [file.source for file in report.files if file.status == "failed" and file.source in before]
     if failed:
@@ -264,7 +320,7 @@ def _check_nothing_lost(name: str, folder: Path, before: frozenset[str], report:
             f"{name} stays as it was: {len(failed)} of its documents cannot be read now, among them {failed[0]}; "
             "mend or remove these files and run `kbqa ingest --rebuild` again"
         )
-    if before and not report.count("added"):
+    if before and not report.count("added") and not allow_empty:
         raise KnowledgeBaseError(f"{name} stays as it was: {folder} holds none of its {len(before)} documents now")
 
 

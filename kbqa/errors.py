@@ -6,6 +6,7 @@
      ├─ KnowledgeBaseError   a knowledge base is missing, locked or damaged
      │   ├─ UnknownKnowledgeBase
      │   ├─ KnowledgeBaseBusy
+     │   ├─ FolderGone       its documents are all missing at once, as when a share is not mounted
      │   └─ IndexMismatch    built with another embedder, splitter or format
      ├─ QuestionError        the question itself cannot be asked
      └─ GeneratorError       the model failed
@@ -18,6 +19,7 @@ Every message names the thing and, where there is one, the remedy.
 __all__ = [
     "ConfigError",
     "DocumentError",
+    "FolderGone",
     "GeneratorBusy",
     "GeneratorError",
     "IndexMismatch",
@@ -60,6 +62,10 @@ class UnknownKnowledgeBase(KnowledgeBaseError):
 
 class KnowledgeBaseBusy(KnowledgeBaseError):
     """Another process is writing to the base."""
+
+
+class FolderGone(KnowledgeBaseError):
+    """The folder is gone or empty, and the base would lose all documents that came from it."""
 
 
 class IndexMismatch(KnowledgeBaseError):

@@ -145,6 +145,11 @@ class Plan:
     failed: tuple[str, ...]  # failed before and has not changed since
     skip: tuple[str, ...]
 
+    @property
+    def finds_nothing(self) -> bool:
+        """No file that can be read, or could be if it were not broken."""
+        return not (self.read or self.unchanged or self.failed)
+
 
 def plan(
     indexed: Mapping[str, StoredDocument], found: Mapping[str, Found], *, scope: Callable[[str], bool], retry: bool

@@ -811,6 +811,56 @@ def test_watch_takes_in_what_changes_until_ctrl_c(shell):
     assert "Traceback" not in err
 
 
+def test_watch_outlives_a_share_that_goes_away_and_comes_back(shell):
+    """As a link to a mount point does: gone, then there but empty, then there again with something new."""
+    share, away = shell.home / "knowledge" / "default", shell.home / "away"
+    shell.put("甲.txt", "甲的内容在这里。")
+    with started(shell.home, "ingest", "--watch", "--json") as process:
+        lines = (json.loads(line) for line in iter(process.stdout.readline, b""))
+        told = (line.decode() for line in iter(process.stderr.readline, b""))
+        assert [next(lines)["status"], next(lines)["summary"]["added"]] == ["added", 1]
+        assert "watching" in next(told)
+        share.rename(away)
+        assert "cannot be looked into" in next(told)
+        share.mkdir()
+        assert "lose all 1 documents" in next(told)
+        share.rmdir()
+        away.rename(share)
+        shell.put("乙.txt", "乙的内容在这里。")
+        later = [next(lines), next(lines)]
+        assert {file["source"]: file["status"] for file in later} == {"甲.txt": "unchanged", "乙.txt": "added"}
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_watch_begins_before_its_share_is_mounted(shell):
+    share, away = shell.home / "knowledge" / "default", shell.home / "away"
+    shell.put("甲.txt", "甲的内容在这里。")
+    shell("ingest")
+    share.rename(away)
+    with started(shell.home, "ingest", "--watch", "--json") as process:
+        told = (line.decode() for line in iter(process.stderr.readline, b""))
+        assert "there is no folder" in next(told)
+        assert "watching" in next(told)
+        away.rename(share)
+        assert json.loads(process.stdout.readline())["status"] == "unchanged"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_ingest_removes_nothing_when_everything_is_missing_unless_it_is_told_to(shell):
+    path = shell.put("员工手册.md", HANDBOOK)
+    shell("ingest")
+    path.unlink()
+    stderr = shell("ingest", code=1).stderr
+    assert "--allow-empty" in stderr
+    assert len(stderr.splitlines()) == 1
+    assert shell.json("ask", "年假有几天？")[0]["grounded"]
+    assert shell.json("ingest", "--allow-empty")[-1]["summary"]["removed"] == 1
+
+
 def on_a_terminal(home, *arguments, typed=""):
     """What a person at a terminal sees, and the exit code."""
     import pty

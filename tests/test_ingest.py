@@ -8,7 +8,7 @@ import pytest
 
 from kbqa.build import Installation
 from kbqa.config import Config, Home, SplitterConfig
-from kbqa.errors import ConfigError, DocumentError, IndexMismatch, KnowledgeBaseError
+from kbqa.errors import ConfigError, DocumentError, FolderGone, IndexMismatch, KnowledgeBaseError
 from kbqa.ingest import Found, copy_in, plan, scan
 from kbqa.store import Store, StoredDocument, verify
 from kbqa.types import Block, Document
@@ -282,9 +282,59 @@ def test_a_rebuild_that_would_lose_documents_leaves_the_base_as_it_was(installat
         installation.ingest("库", rebuild=True)
     for path in folder.iterdir():
         path.unlink()
+    (folder / "新的.txt").write_bytes(b"PK\x03\x04 half a copy")
     with pytest.raises(KnowledgeBaseError, match="stays as it was"):
         installation.ingest("库", rebuild=True)
     assert set(sources(installation, "带薪年假几天？")) == {"年假.txt", "报销.txt"}
+
+
+@pytest.fixture
+def two_documents(installation, folder):
+    """A base with a document of its folder and one that a program pushed."""
+    (folder / "年假.txt").write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    installation.ingest("库")
+    installation.add_documents("库", [Document("推送", "推送", (Block("text", "食堂十二点开饭。"),), "1" * 64, "api")])
+    return folder
+
+
+def unmounted(folder):
+    folder.rename(folder.with_name("走了"))
+
+
+def emptied(folder):
+    (folder / "年假.txt").unlink()
+
+
+def left_with_what_nobody_reads(folder):
+    (folder / "年假.txt").rename(folder / "年假.xyz")
+    (folder / ".DS_Store").touch()
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize("lost", [unmounted, emptied, left_with_what_nobody_reads])
+def test_a_folder_that_has_lost_all_its_documents_at_once_takes_none_from_the_base(
+    installation, two_documents, lost, rebuild
+):
+    lost(two_documents)
+    with pytest.raises(FolderGone) as error:
+        installation.ingest("库", rebuild=rebuild)
+    assert str(two_documents) in str(error.value)
+    assert "lose all 1 documents" in str(error.value)
+    assert "kbqa kb delete 库" in str(error.value)
+    assert sources(installation, "带薪年假几天？") == ["年假.txt", "推送"]
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_who_says_so_has_a_base_emptied_of_its_files_and_of_nothing_else(installation, two_documents, rebuild):
+    emptied(two_documents)
+    installation.ingest("库", rebuild=rebuild, allow_empty=True)
+    assert sources(installation, "带薪年假几天？食堂几点开饭？") == ["推送"]
+    installation.ingest("库")  # it has nothing more to lose
+
+
+def test_a_folder_whose_last_document_has_another_name_now_is_mirrored(installation, two_documents):
+    (two_documents / "年假.txt").rename(two_documents / "休假.txt")
+    assert statuses(installation.ingest("库")) == {"年假.txt": "removed", "休假.txt": "added"}
 
 
 def test_a_rebuild_mends_a_base_that_cannot_be_opened(installation, folder):

@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from kbqa.cli.common import Command, FilePath, Session, kb_option, pass_session
 from kbqa.cli.screen import complain, is_terminal, print_json, say, shown, table
 from kbqa.config import resolved
-from kbqa.errors import ConfigError, KbqaError, KnowledgeBaseBusy
+from kbqa.errors import ConfigError, FolderGone, KbqaError, KnowledgeBaseBusy
 from kbqa.types import FileReport, FileStatus, IngestReport
 
 if TYPE_CHECKING:
@@ -36,14 +37,22 @@ LOOKING_SHARE = 10  # a folder that takes long to look at is looked at more rare
 @kb_option()
 @click.option("--rebuild", is_flag=True, help="Build the base anew beside the old one, which answers until then.")
 @click.option("--watch", is_flag=True, help="Go on and take in every change, until Ctrl-C.")
+@click.option("--allow-empty", is_flag=True, help="Even when the folder has lost all its documents at once.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes that read files; else knowledge.workers.")
 @pass_session
 def ingest(
-    session: Session, paths: tuple[Path, ...], kb: str | None, rebuild: bool, watch: bool, workers: int | None
+    session: Session,
+    paths: tuple[Path, ...],
+    kb: str | None,
+    rebuild: bool,
+    watch: bool,
+    allow_empty: bool,
+    workers: int | None,
 ) -> None:
     """Take in the documents of knowledge/NAME/.
 
-    New and changed files are read, vanished ones removed, the rest is left alone.
+    New and changed files are read, vanished ones removed, the rest is left alone. When all have vanished at once, as
+    from a share that is not mounted, nothing is removed without --allow-empty.
 
     With PATHs only those, which must lie in that folder. Exit code 3: some files failed, the others went in.
     """
@@ -55,11 +64,19 @@ def ingest(
     if chosen and not rebuild:
         _refuse_unknown(installation, name, dict(zip(chosen, paths, strict=True)))
     before = _snapshot(installation, name, chosen) if watch else None
-    report = _run(session, installation, name, chosen, rebuild)
-    if chosen and not report.files:
-        raise ConfigError(f"there is nothing to take in at {', '.join(map(str, chosen))}")
+    run = partial(_run, session, installation, name, chosen, rebuild, allow_empty)
+    try:
+        report = run()
+    except FolderGone as error:
+        if not watch:
+            raise
+        complain(shown(str(error)))
+        report = IngestReport((), 0.0)
+    else:
+        if chosen and not report.files:
+            raise ConfigError(f"there is nothing to take in at {', '.join(map(str, chosen))}")
     if watch:
-        _watch(session, installation, name, chosen, before)
+        _watch(run, partial(_snapshot, installation, name, chosen), installation.home.documents(name), before)
     _exit(report)
 
 
@@ -107,13 +124,19 @@ def add(session: Session, files: tuple[Path, ...], kb: str, replace: bool) -> No
 
 
 def _run(
-    session: Session, installation: Installation, name: str, paths: Sequence[Path] | None, rebuild: bool = False
+    session: Session,
+    installation: Installation,
+    name: str,
+    paths: Sequence[Path] | None,
+    rebuild: bool = False,
+    allow_empty: bool = False,
 ) -> IngestReport:
     with _progress(session.json) as listener:
         report = installation.ingest(
             name,
             paths,
             rebuild=rebuild,
+            allow_empty=allow_empty,
             on_file=listener.on_file,
             on_plan=listener.on_plan,
             on_start=listener.on_start,
@@ -240,33 +263,39 @@ Snapshot = dict[str, tuple[int, int]]  # source -> size, mtime_ns
 
 
 def _watch(
-    session: Session, installation: Installation, name: str, paths: Sequence[Path] | None, taken_in: Snapshot | None
-) -> None:
+    run: Callable[[], IngestReport], look: Callable[[], Snapshot | None], folder: Path, taken_in: Snapshot | None
+) -> NoReturn:
     """Mirror again whenever something has changed and then stood still for one look; ends with Ctrl-C.
 
     Looking every second is portable and cheap; notices of the system do not come from file systems on the network.
     """
-    complain(f"watching {shown(str(installation.home.documents(name)))}; Ctrl-C ends it")
+    complain(f"watching {shown(str(folder))}; Ctrl-C ends it")
     before, pause = taken_in, POLL_SECONDS
     while True:
         time.sleep(pause)
         start = time.perf_counter()
-        now = _snapshot(installation, name, paths)
+        now = look()
         pause = max(POLL_SECONDS, LOOKING_SHARE * (time.perf_counter() - start))
+        if now is None and before is not None:
+            complain(f"{shown(str(folder))} cannot be looked into now; what was taken in stays, watching goes on")
         if now is not None and now == before and now != taken_in:
             try:
-                _run(session, installation, name, paths)
+                run()
                 taken_in = now
             except KnowledgeBaseBusy as error:  # the other writer will finish
                 complain(f"{shown(str(error))}; trying again")
+            except FolderGone as error:  # told once, until the folder changes again
+                complain(shown(str(error)))
+                taken_in = now
         before = now
 
 
 def _snapshot(installation: Installation, name: str, paths: Sequence[Path] | None) -> Snapshot | None:
-    """None when the folder is not there: unmounted perhaps, and no reason to forget its documents."""
+    """None when the folder cannot be looked into: unmounted perhaps, and no reason to forget its documents."""
     from kbqa.ingest import scan
 
-    folder = installation.home.documents(name)
-    if not folder.is_dir():
+    try:
+        found = scan(installation.home.documents(name), paths)
+    except (ConfigError, OSError):
         return None
-    return {source: (file.size, file.mtime_ns) for source, file in scan(folder, paths).items()}
+    return {source: (file.size, file.mtime_ns) for source, file in found.items()}
