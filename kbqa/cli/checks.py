@@ -31,6 +31,7 @@ EXTRAS = {
     "ocr": "reads scans and images",
     "st": "any local embedding model",
     "langchain": "any LangChain model or embeddings",
+    "glm": "runs ChatGLM models",
     "unstructured": "reads .org files",
 }
 LITTLE_DISK, NO_DISK = 2 * 2**30, 200 * 2**20  # bytes
