@@ -1,0 +1,63 @@
+"""A static cache of keys and values: so many slots, each for one sequence, each with room for `capacity` tokens.
+
+Nothing is allocated while answers are written, so memory stays flat whatever comes and goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kbqa.chatglm.architecture import Architecture
+
+__all__ = ["Cache", "Rows"]
+
+
+class Cache:
+    """`keys[layer]` and `values[layer]` are (slots, G, capacity, D); keys are rotated already."""
+
+    def __init__(
+        self, architecture: Architecture, slots: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        a = architecture
+        shape = (slots, a.groups, capacity, a.head_dim)
+        self.slots, self.capacity = slots, capacity
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(it.nbytes for it in (*self.keys, *self.values))
+
+    def seed(self, slot: int, prefix: Tensor) -> None:
+        """Puts a P-Tuning prefix, (layers, 2, G, tokens, D), in front."""
+        tokens = prefix.shape[3]
+        for layer, (keys, values) in enumerate(prefix):
+            self.keys[layer][slot, :, :tokens] = keys
+            self.values[layer][slot, :, :tokens] = values
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The slots `first`.. of a cache, each given T new tokens from column `at` on; they look at the first `width`.
+
+    `at` is (B,), on the cache's device. Several rows at once get one new token each; a single row any number.
+    """
+
+    cache: Cache
+    first: int
+    at: Tensor
+    width: int
+    start: int = 0  # of a single row: at[0], known without asking the device
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        rows = slice(self.first, self.first + len(keys))
+        kept = self.cache.keys[layer][rows], self.cache.values[layer][rows]  # views
+        for new, old in zip((keys, values), kept, strict=True):
+            if len(new) == 1:
+                old[:, :, self.start : self.start + new.shape[2]] = new
+            else:
+                old[torch.arange(len(new), device=new.device), :, self.at] = new[:, :, 0]
+        return kept[0][:, :, : self.width], kept[1][:, :, : self.width]

@@ -1,0 +1,217 @@
+"""A loaded model: what a program asks of it, without a server and without other users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Many
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kbqa.chatglm import chat
+from kbqa.chatglm.architecture import Architecture, Family, read_architecture
+from kbqa.chatglm.checkpoint import load_decoder
+from kbqa.chatglm.decoder import Alone, Decoder, Keys
+from kbqa.chatglm.places import context_length, positions, visible
+from kbqa.chatglm.prefix import Before, load_prefix
+from kbqa.chatglm.quantization import Bits
+from kbqa.chatglm.runner import Runner, check_ids
+from kbqa.chatglm.sampling import Chooser, Sampling
+from kbqa.chatglm.tokenizers import TextStream, Tokenizer, load_tokenizer
+from kbqa.errors import ModelError
+
+__all__ = ["ChatGLM", "DType", "load"]
+
+DType = Literal["float32", "float16", "bfloat16"]
+OWN = "prefix"  # the name of the P-Tuning prefix that a model was loaded with
+
+
+class ChatGLM:
+    """One model with its tokenizer, and the P-Tuning prefixes that have been loaded beside it.
+
+    Safe to use from many threads: nothing of it changes while it answers, and each call has keys and values of its own.
+    Many users at once are served faster by an Engine.
+    """
+
+    def __init__(self, architecture: Architecture, decoder: Decoder, tokenizer: Tokenizer) -> None:
+        self.architecture = architecture
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.prefixes: dict[str, Tensor] = {}
+        self.stops = chat.stop_ids(tokenizer, architecture)
+
+    @property
+    def family(self) -> Family:
+        return self.architecture.family
+
+    def load_prefix(self, name: str, path: str | Path) -> None:
+        """A P-Tuning checkpoint, for calls that say `adapter=name`. ModelError when it is of another model."""
+        self.prefixes[name] = load_prefix(Path(path), self.architecture).to(self.decoder.device, self.decoder.dtype)
+
+    def prefix(self, adapter: str | None) -> Tensor | None:
+        """The prefix of that name; without a name the one that the model was loaded with, if any."""
+        if adapter is None:
+            return self.prefixes.get(OWN)
+        if adapter not in self.prefixes:
+            known = ", ".join(self.prefixes) or "none"
+            raise ModelError(f"no P-Tuning prefix {adapter!r} is loaded (loaded: {known})")
+        return self.prefixes[adapter]
+
+    # --- ids -------------------------------------------------------------------------------------------------------
+
+    def chat_ids(
+        self,
+        query: str,
+        history: Many[Any] = (),
+        system: str | None = None,
+        tools: Any = None,
+    ) -> list[int]:
+        """What the original chat() feeds to generate. `history` holds (question, answer) pairs."""
+        return chat.chat_ids(self.tokenizer, self.family, query, history, system, tools)
+
+    @torch.inference_mode()
+    def logits(self, batch: Many[Many[int]], adapter: str | None = None) -> list[Tensor]:
+        """For each row of ids its (len, vocabulary) float32 logits."""
+        a, prefix = self.architecture, self.prefix(adapter)
+        rows = [check_ids(ids, a.vocabulary) for ids in batch]
+        if not rows:
+            return []
+        tokens, kept = max(map(len, rows)), 0 if prefix is None else prefix.shape[3]
+        ids = torch.zeros(len(rows), tokens, dtype=torch.long)
+        placed = torch.zeros(len(rows), 2 if a.is_v1 else 1, tokens, dtype=torch.long)
+        # Rows are filled up on the right: what comes later is seen by nothing that counts.
+        for row, its in enumerate(rows):
+            ids[row, : len(its)] = torch.tensor(its)
+            placed[row, :, : len(its)] = positions(a, its)
+        contexts = torch.tensor([kept + context_length(a, its) for its in rows])
+        seen = visible(torch.full((len(rows),), kept), tokens, kept + tokens, contexts)
+        keys: Keys = Alone() if prefix is None else Before(prefix)
+        device = self.decoder.device
+        out = self.decoder(ids.to(device), placed.to(device), keys, seen.to(device))
+        return [logits[: len(its)].float() for logits, its in zip(out, rows, strict=True)]
+
+    def generate(
+        self,
+        ids: Many[int],
+        max_new_tokens: int | None = None,
+        *,
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        do_sample: bool | None = None,
+        adapter: str | None = None,
+    ) -> list[int]:
+        """The ids that follow, without the token that ends them.
+
+        At most `max_new_tokens`, or until the context is full. Greedy, unless a temperature above 0 is given or
+        `do_sample` asks for a draw.
+        """
+        if temperature is None:
+            temperature = 1.0 if do_sample else 0.0
+        sampling = Sampling(0.0 if do_sample is False else temperature, top_p, top_k, repetition_penalty, seed)
+        return list(self.tokens(ids, sampling, max_new_tokens, adapter))
+
+    def tokens(
+        self, ids: Many[int], sampling: Sampling, max_new_tokens: int | None = None, adapter: str | None = None
+    ) -> Iterator[int]:
+        """The ids that follow, each as soon as it is known; closing the iterator stops the work."""
+        prefix = self.prefix(adapter)
+        kept = 0 if prefix is None else prefix.shape[3]
+        room = self.architecture.context - len(ids)
+        if room < 1:
+            raise ModelError(f"the prompt has {len(ids)} tokens; the model's context is {self.architecture.context}")
+        wanted = room if max_new_tokens is None else min(max_new_tokens, room)
+        runner = Runner(self.decoder, slots=1, capacity=kept + len(ids) + max(wanted, 1))
+        sequence = runner.begin(0, ids, prefix)
+        if wanted < 1:
+            return
+        logits = None
+        while logits is None:
+            logits = runner.read(sequence)
+        chooser = Chooser(sampling, seen=sequence.ids, device=self.decoder.device)
+        for left in range(wanted, 0, -1):
+            token = chooser.choose(logits)
+            if token in self.stops:
+                return
+            yield token
+            if left > 1:
+                logits = runner.write([sequence], [token])[0]
+
+    # --- text ------------------------------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        query: str,
+        history: Many[Any] = (),
+        *,
+        system: str | None = None,
+        tools: Any = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        do_sample: bool = True,
+        adapter: str | None = None,
+    ) -> Iterator[str]:
+        """The reply as it is written: new text only, never half a character. Defaults are those of the original chat().
+
+        Closing the iterator stops the work.
+        """
+        usual = chat.DEFAULTS[self.family]
+        temperature = usual.temperature if temperature is None else temperature
+        sampling = Sampling(
+            temperature if do_sample else 0.0,
+            usual.top_p if top_p is None else top_p,
+            top_k,
+            repetition_penalty,
+            seed,
+        )
+        ids = self.chat_ids(query, history, system, tools)
+        text = TextStream(self.tokenizer)
+        for token in self.tokens(ids, sampling, max_new_tokens, adapter):
+            if new := text.push([token]):
+                yield new
+        if rest := text.end():
+            yield rest
+
+    def chat(self, query: str, history: Many[Any] = (), **options: Any) -> tuple[Any, list[Any]]:
+        """(reply, history with this turn), the reply as the original makes it from what was written."""
+        written = "".join(self.stream(query, history, **options))
+        reply = chat.process_response(self.family, written)
+        return reply, [*history, (query, reply)]
+
+
+def load(
+    path: str | Path,
+    dtype: DType = "float32",
+    device: str = "cpu",
+    quantize: Bits | None = None,
+    prefix: str | Path | None = None,
+    family: Family | None = None,
+) -> ChatGLM:
+    """`kbqa.chatglm.load_chatglm`."""
+    folder = Path(path).expanduser()
+    architecture = read_architecture(folder, family)
+    tokenizer = load_tokenizer(folder, architecture.family)
+    decoder = load_decoder(folder, architecture, _dtype(dtype), device, quantize)
+    model = ChatGLM(architecture, decoder, tokenizer)
+    if prefix is not None:
+        model.load_prefix(OWN, prefix)
+    return model
+
+
+def _dtype(name: str) -> torch.dtype:
+    known: Mapping[str, torch.dtype] = {
+        "float32": torch.float32,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+    }
+    if name not in known:
+        raise ModelError(f"dtype is {name!r}; it must be one of {', '.join(known)}")
+    return known[name]

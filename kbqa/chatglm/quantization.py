@@ -1,0 +1,84 @@
+"""Weights in 8 or 4 bits with a scale for each row, packed as the published checkpoints pack them.
+
+    scale[row] = max|weight[row]| / 127 (8 bits) or / 7 (4 bits), in float16
+    q          = round(weight / scale), the quotient in float16, halves to the even neighbour
+    4 bits     byte j of a row holds column 2j in its high half and 2j + 1 in its low half, signed
+
+This is the exact path: a weight counts `q * scale`, and an answer is what the originals would compute from it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+__all__ = ["Bits", "QuantizedEmbedding", "QuantizedLinear", "dequantize", "pack", "quantize", "unpack"]
+
+Bits = Literal[4, 8]
+
+
+def quantize(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
+    """(rows, columns) to its packed int8 form, (rows, columns) or (rows, columns / 2), and float16 scales, (rows,)."""
+    half = weight.to(torch.float16)
+    largest = 127 if bits == 8 else 7
+    scale = half.abs().amax(dim=1) / largest
+    rounded = (half / scale.where(scale > 0, 1)[:, None]).round()  # a row of zeros has the scale 0
+    q = rounded.clamp(-largest, largest).to(torch.int8)
+    return (pack(q) if bits == 4 else q), scale
+
+
+def pack(q: Tensor) -> Tensor:
+    """(rows, columns) int8 in -8..7 to (rows, columns / 2)."""
+    return (q[:, 0::2] << 4) | (q[:, 1::2] & 15)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """(rows, columns / 2) to (rows, columns) int8 in -8..7."""
+    return torch.stack([packed >> 4, (packed << 4) >> 4], dim=-1).flatten(-2)
+
+
+def dequantize(weight: Tensor, scale: Tensor, bits: Bits) -> Tensor:
+    """(rows, columns) float32."""
+    q = unpack(weight) if bits == 4 else weight
+    return q.float() * scale.float().unsqueeze(-1)
+
+
+class _Quantized(nn.Module):
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, rows: int, columns: int, bits: Bits) -> None:
+        super().__init__()
+        self.bits: Bits = bits
+        packed = columns // 2 if bits == 4 else columns
+        self.register_buffer("weight", torch.empty(rows, packed, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty(rows, dtype=torch.float16))
+
+
+class QuantizedLinear(_Quantized):
+    """A linear layer that restores its weights whenever it is used, in the type of what comes in."""
+
+    def __init__(self, linear: nn.Linear, bits: Bits) -> None:
+        """Made in place of `linear`, on its device; weights are to be filled in."""
+        with linear.weight.device:
+            super().__init__(linear.out_features, linear.in_features, bits)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, dequantize(self.weight, self.scale, self.bits).to(x.dtype), self.bias)
+
+
+class QuantizedEmbedding(_Quantized):
+    """An embedding that restores the rows it is asked for, in `dtype`."""
+
+    def __init__(self, embedding: nn.Embedding, bits: Bits, dtype: torch.dtype) -> None:
+        with embedding.weight.device:
+            super().__init__(embedding.num_embeddings, embedding.embedding_dim, bits)
+        self.dtype = dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = dequantize(self.weight[ids].flatten(0, -2), self.scale[ids].flatten(), self.bits)
+        return rows.unflatten(0, ids.shape).to(self.dtype)

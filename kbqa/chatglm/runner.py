@@ -1,0 +1,123 @@
+"""Sequences in the slots of one cache: read a prompt, then write token by token, one sequence or many at once.
+
+Knows nothing about text, threads or who waits for what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kbqa.chatglm.cache import Cache, Rows
+from kbqa.chatglm.decoder import Decoder
+from kbqa.chatglm.places import context_length, following, positions, visible
+from kbqa.errors import ModelError
+
+__all__ = ["CHUNK", "Runner", "Sequence"]
+
+CHUNK = 512  # tokens of a prompt that are read in one go
+
+
+@dataclass(slots=True)
+class Sequence:
+    """What goes on in one slot. `filled` counts the columns of the cache that are taken, the prefix's included."""
+
+    slot: int
+    ids: list[int]  # the prompt
+    placed: Tensor  # (P, T): its positions
+    context: int  # first columns that all of it sees: the prefix, and in ChatGLM-6B the context
+    filled: int = 0
+    prefix: int = 0
+    written: list[int] = field(default_factory=list)
+
+    @property
+    def unread(self) -> int:
+        """Tokens of the prompt that have not been read yet."""
+        return max(self.prefix + len(self.ids) - self.filled, 0)
+
+
+class Runner:
+    """A decoder and a cache with `slots` places. One call at a time."""
+
+    def __init__(self, decoder: Decoder, slots: int, capacity: int) -> None:
+        self.decoder = decoder
+        self.device = decoder.device
+        self.cache = Cache(decoder.architecture, slots, capacity, decoder.dtype, self.device)
+
+    def begin(self, slot: int, ids: Many[int], prefix: Tensor | None = None) -> Sequence:
+        """Takes the slot for a prompt, behind a P-Tuning prefix (layers, 2, G, tokens, D). Nothing is read yet.
+
+        ModelError when the prompt is empty, holds ids that the model does not have, or does not fit.
+        """
+        a = self.decoder.architecture
+        ids = check_ids(ids, a.vocabulary)
+        length = 0 if prefix is None else prefix.shape[3]
+        if length + len(ids) > self.cache.capacity:
+            raise ModelError(f"the prompt has {len(ids)} tokens; {self.cache.capacity - length} are left for it")
+        placed = positions(a, ids)
+        if prefix is not None:
+            self.cache.seed(slot, prefix)
+        return Sequence(slot, ids, placed, length + context_length(a, ids), filled=length, prefix=length)
+
+    @torch.inference_mode()
+    def read(self, sequence: Sequence, most: int = CHUNK) -> Tensor | None:
+        """Reads up to `most` tokens of the prompt; (vocabulary,) logits of what follows once it is read to the end.
+
+        ChatGLM-6B's prompts are read whole: what stands first sees what comes later.
+        """
+        whole = self.decoder.architecture.is_v1
+        begin = sequence.filled - sequence.prefix
+        end = len(sequence.ids) if whole else min(begin + most, len(sequence.ids))
+        ids = torch.tensor([sequence.ids[begin:end]], device=self.device)
+        placed = sequence.placed[None, :, begin:end].to(self.device)
+        start = torch.tensor([sequence.filled], device=self.device)
+        width = sequence.filled + end - begin
+        seen = visible(start, end - begin, width, torch.tensor([sequence.context], device=self.device))
+        rows = Rows(self.cache, sequence.slot, start, width, start=sequence.filled)
+        last = torch.tensor([end - begin - 1], device=self.device)
+        logits = self.decoder(ids, placed, rows, seen, last=last)
+        sequence.filled = width
+        return logits[0, 0] if end == len(sequence.ids) else None
+
+    @torch.inference_mode()
+    def write(self, sequences: Many[Sequence], tokens: Many[int]) -> Tensor:
+        """Gives each sequence its next token; (len(sequences), vocabulary) logits of what follows.
+
+        All slots between the first and the last of them are computed, so keep them close together. A slot between that
+        is not named gets a dummy in the next column of its own, where its own next token goes anyway.
+        """
+        first = min(sequence.slot for sequence in sequences)
+        count = max(sequence.slot for sequence in sequences) - first + 1
+        a = self.decoder.architecture
+        ids, starts = [0] * count, [self.cache.capacity - 1] * count
+        placed = torch.zeros(count, len(sequences[0].placed), 1, dtype=torch.long)
+        for sequence, token in zip(sequences, tokens, strict=True):
+            if sequence.filled >= self.cache.capacity:
+                raise ModelError(f"the sequence is full: the cache holds {self.cache.capacity} tokens")
+            row = sequence.slot - first
+            ids[row], starts[row] = token, sequence.filled
+            placed[row, :, 0] = following(a, sequence.placed, len(sequence.written))
+        width = max(sequence.filled for sequence in sequences) + 1
+        at = torch.tensor(starts, device=self.device)
+        seen = None
+        if count > 1:
+            seen = (torch.arange(width, device=self.device) <= at[:, None])[:, None, None]
+        rows = Rows(self.cache, first, at, width, start=starts[0])
+        logits = self.decoder(torch.tensor(ids, device=self.device)[:, None], placed.to(self.device), rows, seen)[:, 0]
+        for sequence, token in zip(sequences, tokens, strict=True):
+            sequence.filled += 1
+            sequence.written.append(token)
+        return logits[torch.tensor([sequence.slot - first for sequence in sequences], device=self.device)]
+
+
+def check_ids(ids: Many[int], vocabulary: int) -> list[int]:
+    """ModelError for none at all, or one that the model has no row for."""
+    checked = [int(it) for it in ids]
+    if not checked:
+        raise ModelError("the prompt is empty")
+    if wrong := [it for it in checked if not 0 <= it < vocabulary]:
+        raise ModelError(f"the model has no token {wrong[0]}; its ids go from 0 to {vocabulary - 1}")
+    return checked
