@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+torch.set_num_threads(1)  # several wait for each other far longer than models as small as these compute
+
 GOLDEN = Path(os.environ.get("KBQA_TESTDATA", "")) / "golden" if os.environ.get("KBQA_TESTDATA") else None
 
 

@@ -198,3 +198,33 @@ def test_positions_turn_as_in_the_original(case):
 def test_every_tensor_of_a_published_folder_has_a_place(case):
     for name, _ in Checkpoint(case.folder):
         place_of(name)  # KeyError for a name that no family has
+
+
+def talks() -> list[tuple[Case, int]]:
+    return [(case, at) for case in cases("base") for at in range(len(case.facts["chat_e2e"]))]
+
+
+@pytest.mark.parametrize(("case", "at"), talks(), ids=lambda value: str(value))
+def test_a_chat_goes_as_with_the_original(case, at):
+    model, talk = model_of(case), case.facts["chat_e2e"][at]
+    history = [tuple(turn) if isinstance(turn, list) else turn for turn in talk["history"]]
+    room = {"max_new_tokens": talk["max_length"] - talk["prompt_len"], "do_sample": False}
+    reply, after = model.chat(talk["query"], history, **room)
+    # The originals of ChatGLM3 and GLM-4 always drop the last id, also when it did not end the reply.
+    cut = case.family in ("v3", "glm4") and talk["steps"] == room["max_new_tokens"]
+    if cut:
+        reply, after = model.chat(talk["query"], history, **{**room, "max_new_tokens": room["max_new_tokens"] - 1})
+    assert reply == talk["response"]
+    assert [list(turn) if isinstance(turn, tuple) else turn for turn in after] == talk["history_after"]
+
+
+@pytest.mark.parametrize(("case", "at"), talks(), ids=lambda value: str(value))
+def test_a_stream_joins_to_the_reply(case, at):
+    model, talk = model_of(case), case.facts["chat_e2e"][at]
+    history = [tuple(turn) if isinstance(turn, list) else turn for turn in talk["history"]]
+    room = {"max_new_tokens": 20, "do_sample": False}
+    reply, _ = model.chat(talk["query"], history, **room)
+    pieces = list(model.stream(talk["query"], history, **room))
+    assert all(pieces)
+    if isinstance(reply, str):
+        assert "".join(pieces) == reply

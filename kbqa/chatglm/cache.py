@@ -38,6 +38,11 @@ class Cache:
             self.keys[layer][slot, :, :tokens] = keys
             self.values[layer][slot, :, :tokens] = values
 
+    def clear(self, slot: int) -> None:
+        """Forgets what may be no numbers: even where nothing looks, they would spoil a sum."""
+        for it in (*self.keys, *self.values):
+            it[slot].zero_()
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:

@@ -19,7 +19,7 @@ from kbqa.chatglm.prefix import Before, load_prefix
 from kbqa.chatglm.quantization import Bits
 from kbqa.chatglm.runner import Runner, check_ids
 from kbqa.chatglm.sampling import Chooser, Sampling
-from kbqa.chatglm.tokenizers import TextStream, Tokenizer, load_tokenizer
+from kbqa.chatglm.tokenizers import Tokenizer, load_tokenizer
 from kbqa.errors import ModelError
 
 __all__ = ["ChatGLM", "DType", "load"]
@@ -40,7 +40,7 @@ class ChatGLM:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.prefixes: dict[str, Tensor] = {}
-        self.stops = chat.stop_ids(tokenizer, architecture)
+        self.stops = frozenset(chat.stop_ids(tokenizer, architecture.eos))
 
     @property
     def family(self) -> Family:
@@ -66,10 +66,11 @@ class ChatGLM:
         query: str,
         history: Many[Any] = (),
         system: str | None = None,
-        tools: Any = None,
+        tools: Many[Mapping[str, Any]] | None = None,
+        role: str = "user",
     ) -> list[int]:
         """What the original chat() feeds to generate. `history` holds (question, answer) pairs."""
-        return chat.chat_ids(self.tokenizer, self.family, query, history, system, tools)
+        return chat.chat_ids(self.tokenizer, query, history, system, tools, role)
 
     @torch.inference_mode()
     def logits(self, batch: Many[Many[int]], adapter: str | None = None) -> list[Tensor]:
@@ -143,13 +144,40 @@ class ChatGLM:
 
     # --- text ------------------------------------------------------------------------------------------------------
 
-    def stream(
+    def stream(self, query: str, history: Many[Any] = (), **options: Any) -> Iterator[str]:
+        """The reply as it is written: new text only, never half a character; the options are those of `chat`.
+
+        Closing the iterator stops the work.
+        """
+        yield from self._written(query, history, chat.ReplyStream(self.family), **options)
+
+    def chat(self, query: str, history: Many[Any] = (), **options: Any) -> tuple[str | dict[str, Any], list[Any]]:
+        """(reply, history with this turn in it), the reply as the original chat() makes it of what was written.
+
+        `history` holds (question, answer) pairs, or messages as ChatGLM3's and GLM-4's chat() have them, which is also
+        how those families' history comes back. Options: system, tools, role ("observation" for what a tool gave back),
+        temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed, do_sample, adapter; what is not given is as
+        in the original chat(). Temperature 0, or do_sample=False, is greedy.
+        """
+        reply = chat.ReplyStream(self.family, _tools(history, options.get("tools")))
+        for _ in self._written(query, history, reply, **options):
+            pass
+        done = reply.reply
+        if self.family in ("chatglm", "chatglm2"):
+            return done.response, [*history, (query, done.text)]
+        turn = {"role": options.get("role", "user"), "content": query}
+        said = [{"role": "assistant", "metadata": it.metadata, "content": it.content} for it in done.messages]
+        return done.response, [*_as_messages(history), turn, *said]
+
+    def _written(
         self,
         query: str,
-        history: Many[Any] = (),
+        history: Many[Any],
+        reply: chat.ReplyStream,
         *,
         system: str | None = None,
-        tools: Any = None,
+        tools: Many[Mapping[str, Any]] | None = None,
+        role: str = "user",
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -159,11 +187,8 @@ class ChatGLM:
         do_sample: bool = True,
         adapter: str | None = None,
     ) -> Iterator[str]:
-        """The reply as it is written: new text only, never half a character. Defaults are those of the original chat().
-
-        Closing the iterator stops the work.
-        """
-        usual = chat.DEFAULTS[self.family]
+        """New text of `reply`, which is fed token by token."""
+        usual = chat.sampling_defaults(self.family)
         temperature = usual.temperature if temperature is None else temperature
         sampling = Sampling(
             temperature if do_sample else 0.0,
@@ -172,19 +197,29 @@ class ChatGLM:
             repetition_penalty,
             seed,
         )
-        ids = self.chat_ids(query, history, system, tools)
-        text = TextStream(self.tokenizer)
+        ids = chat.chat_ids(self.tokenizer, query, history, system, tools, role)
+        text = self.tokenizer.stream()
         for token in self.tokens(ids, sampling, max_new_tokens, adapter):
-            if new := text.push([token]):
+            if new := reply.push(text.push(token)):
                 yield new
-        if rest := text.end():
+        if rest := reply.push(text.end()) + reply.end():
             yield rest
 
-    def chat(self, query: str, history: Many[Any] = (), **options: Any) -> tuple[Any, list[Any]]:
-        """(reply, history with this turn), the reply as the original makes it from what was written."""
-        written = "".join(self.stream(query, history, **options))
-        reply = chat.process_response(self.family, written)
-        return reply, [*history, (query, reply)]
+
+def _tools(history: Many[Any], tools: Many[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    """All that are on offer: those of this turn, and those of a system message before it."""
+    before = [tool for it in history if isinstance(it, Mapping) for tool in it.get("tools") or ()]
+    return [*before, *(tools or ())]
+
+
+def _as_messages(history: Many[Any]) -> list[Any]:
+    messages: list[Any] = []
+    for it in history:
+        if isinstance(it, Mapping):
+            messages.append(it)
+        else:
+            messages += [{"role": "user", "content": it[0]}, {"role": "assistant", "metadata": "", "content": it[1]}]
+    return messages
 
 
 def load(

@@ -1,0 +1,251 @@
+"""Many users, one model: a single thread writes the next token of every sequence at once, and reads prompts between.
+
+A request waits in a bounded queue, first come first served, until one of the cache's slots is free. Its prompt is read
+in parts, one between two steps of the others, so that a long prompt does not stop them (ChatGLM-6B's must be read
+whole). What goes wrong with one request, or takes too long, ends that request alone. Whoever closes its iterator gives
+the slot back at once.
+
+Knows ids, not text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kbqa.chatglm.decoder import Decoder
+from kbqa.chatglm.runner import Runner, Sequence, check_ids
+from kbqa.chatglm.sampling import Chooser, Sampling
+from kbqa.errors import GeneratorBusy, GeneratorError, ModelError
+
+__all__ = ["Ended", "Engine", "Job"]
+
+ALONE, SHARED = 512, 64  # tokens of a prompt that are read in one go: when nobody else writes, and when somebody does
+LONGEST_PREFIX = 128  # room kept beside the context for a P-Tuning prefix; the length that the original trains
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to write: at most `most` ids behind `ids`, until one of `stops`."""
+
+    ids: Many[int]
+    sampling: Sampling
+    most: int
+    stops: frozenset[int]
+    prefix: Tensor | None = None
+    deadline: float | None = None  # of time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last thing that a request's iterator gives."""
+
+    finish: Literal["stop", "length"]
+
+
+@dataclass(eq=False)
+class _Ticket:
+    job: Job
+    out: SimpleQueue[int | Ended | Exception] = field(default_factory=SimpleQueue)
+    cancelled: bool = False  # set by whoever waits, seen by the engine at its next step
+    sequence: Sequence | None = None
+    chooser: Chooser | None = None
+    next: int = -1  # chosen, but not yet given to the model
+
+    @property
+    def expired(self) -> bool:
+        return self.job.deadline is not None and time.monotonic() > self.job.deadline
+
+
+class Engine:
+    """`slots` requests are worked on at once, `waiting` more may wait; `context` is the most tokens of one of them."""
+
+    def __init__(self, decoder: Decoder, *, slots: int = 4, waiting: int = 32, context: int | None = None) -> None:
+        most = decoder.architecture.context
+        self.context = most if context is None else min(context, most)
+        self.waiting = waiting
+        try:
+            self._runner = Runner(decoder, slots, self.context + LONGEST_PREFIX)
+        except (RuntimeError, MemoryError) as error:
+            raise ModelError(
+                f"there is no memory for the keys and values of {slots} answers at once with {self.context} tokens "
+                "each; lower generator.slots or generator.context"
+            ) from error
+        self._queue: deque[_Ticket] = deque()
+        self._free = list(range(slots))
+        self._running: list[_Ticket] = []  # in the order in which they came
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def write(self, job: Job) -> Iterator[int | Ended]:
+        """The ids as they are written, then Ended. Closing the iterator stops the work.
+
+        GeneratorBusy when the queue is full, ModelError for a prompt that the model cannot take, GeneratorError when
+        the model fails or the deadline passes.
+        """
+        check_ids(job.ids, self._runner.decoder.architecture.vocabulary)
+        kept = 0 if job.prefix is None else job.prefix.shape[3]
+        if max(kept - LONGEST_PREFIX, 0) + len(job.ids) >= self.context:
+            raise ModelError(f"the prompt has {len(job.ids)} tokens; the context is {self.context}, answer included")
+        ticket = _Ticket(job)
+        self._enqueue(ticket)
+        try:
+            while True:
+                got = ticket.out.get()
+                if isinstance(got, Exception):
+                    raise got
+                yield got
+                if isinstance(got, Ended):
+                    return
+        finally:
+            ticket.cancelled = True
+            with self._changed:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Ends all requests with an error and the thread with them."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """(requests that are worked on, requests that wait)"""
+        return len(self._running), len(self._queue)
+
+    def _enqueue(self, ticket: _Ticket) -> None:
+        with self._changed:
+            if self._closed:
+                raise GeneratorError("the model is shutting down")
+            if len(self._queue) >= self.waiting + len(self._free):
+                raise GeneratorBusy(f"{len(self._queue)} questions are waiting already; try again in a few seconds")
+            self._queue.append(ticket)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="chatglm-engine", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    # --- the engine's thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._queue or self._running or self._closed):
+                    self._changed.wait()
+                if self._closed:
+                    break
+                self._sweep()
+                self._admit()
+            reading = [ticket for ticket in self._running if ticket.sequence is not None and ticket.sequence.unread]
+            writing = [ticket for ticket in self._running if ticket not in reading]
+            if reading:
+                self._read(reading[0], SHARED if writing else ALONE)
+            if writing:
+                self._write(writing)
+        for ticket in (*self._running, *self._queue):
+            ticket.out.put(GeneratorError("the model is shutting down"))
+
+    def _admit(self) -> None:
+        """The first that wait get the free slots, the lowest first: slots in use stay close together."""
+        while self._queue and self._free:
+            ticket = self._queue.popleft()
+            slot = min(self._free)
+            try:
+                ticket.sequence = self._runner.begin(slot, ticket.job.ids, ticket.job.prefix)
+            except (ModelError, RuntimeError) as error:
+                self._end(ticket, _foreign(error))
+                continue
+            ticket.chooser = Chooser(ticket.job.sampling, ticket.sequence.ids, self._runner.device)
+            self._free.remove(slot)
+            self._running.append(ticket)
+
+    def _sweep(self) -> None:
+        """Lets go of those whom nobody waits for any more, and of those that are late."""
+        for ticket in (*self._running, *self._queue):
+            if ticket.cancelled or ticket.expired:
+                self._end(ticket, None if ticket.cancelled else _late())
+
+    def _read(self, ticket: _Ticket, most: int) -> None:
+        assert ticket.sequence is not None
+        try:
+            logits = self._runner.read(ticket.sequence, most)
+        except (RuntimeError, MemoryError) as error:  # torch has one class for all; memory that ran out among them
+            self._end(ticket, _foreign(error))
+            return
+        if logits is not None:
+            self._choose(ticket, logits)
+
+    def _write(self, tickets: Many[_Ticket]) -> None:
+        """One step for all. When it fails, the youngest pays: the others get their step in the next round."""
+        sequences = [ticket.sequence for ticket in tickets if ticket.sequence is not None]
+        try:
+            logits = self._runner.write(sequences, [ticket.next for ticket in tickets])
+        except (RuntimeError, MemoryError) as error:
+            self._end(tickets[-1], _foreign(error))
+            return
+        for ticket, its in zip(tickets, logits, strict=True):
+            self._choose(ticket, its)
+
+    def _choose(self, ticket: _Ticket, logits: Tensor) -> None:
+        assert ticket.sequence is not None
+        assert ticket.chooser is not None
+        try:
+            token = ticket.chooser.choose(logits)
+        except (GeneratorError, RuntimeError) as error:
+            self._end(ticket, _foreign(error))
+            return
+        if token in ticket.job.stops:
+            self._end(ticket, Ended("stop"))
+            return
+        ticket.next = token
+        ticket.out.put(token)
+        written = len(ticket.sequence.written) + 1
+        room = self._runner.cache.capacity - ticket.sequence.filled
+        if written >= ticket.job.most or room < 1 or len(ticket.sequence.ids) + written >= self.context:
+            self._end(ticket, Ended("length"))
+
+    def _end(self, ticket: _Ticket, last: Ended | Exception | None) -> None:
+        if ticket in self._running:
+            self._running.remove(ticket)
+            assert ticket.sequence is not None
+            if isinstance(last, Exception):
+                self._runner.cache.clear(
+                    ticket.sequence.slot
+                )  # a value that is no number would spoil whoever comes next
+            self._free.append(ticket.sequence.slot)
+        elif ticket in self._queue:
+            self._queue.remove(ticket)
+        ticket.sequence = ticket.chooser = None
+        if last is not None:
+            ticket.out.put(last)
+
+
+def _late() -> GeneratorError:
+    return GeneratorError("the answer was not finished in time")
+
+
+def _foreign(error: BaseException) -> GeneratorError:
+    """What torch says, as one of ours; memory that ran out is named, and what was held for nothing given back."""
+    if isinstance(error, GeneratorError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error).lower():
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return GeneratorError(
+            "the memory did not suffice for this question; ask a shorter one, or lower generator.slots"
+        )
+    said = str(error).strip().splitlines()
+    return GeneratorError(f"the model failed: {said[0] if said else type(error).__name__}")

@@ -1,0 +1,261 @@
+"""Many requests on one small random model: each must get what it would get alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing, contextmanager
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="kbqa[glm] is not installed")
+
+import glmkit  # noqa: E402, F401  (one thread)
+
+from kbqa.chatglm.architecture import Architecture  # noqa: E402
+from kbqa.chatglm.decoder import Decoder  # noqa: E402
+from kbqa.chatglm.engine import Ended, Engine, Job  # noqa: E402
+from kbqa.chatglm.runner import Runner  # noqa: E402
+from kbqa.chatglm.sampling import Chooser, Sampling  # noqa: E402
+from kbqa.errors import GeneratorBusy, GeneratorError, ModelError  # noqa: E402
+
+CONTEXT = 160
+SIZES = {"layers": 2, "hidden": 32, "heads": 4, "head_dim": 8, "inner": 48, "vocabulary": 99, "eps": 1e-5, "eos": (98,)}
+V1 = Architecture(
+    family="chatglm",
+    layout="chatglm",
+    groups=4,
+    context=CONTEXT,
+    pad=3,
+    dtype="float32",
+    rotary=8,
+    mask=90,
+    gmask=91,
+    sop=92,
+    **SIZES,
+)
+V2 = Architecture(
+    family="chatglm2", layout="chatglm", groups=2, context=CONTEXT, pad=0, dtype="float32", rotary=4, **SIZES
+)
+STOPS = frozenset({98})
+GREEDY = Sampling()
+
+
+def decoder_of(a: Architecture) -> Decoder:
+    torch.manual_seed(7)
+    decoder = Decoder(a).eval().requires_grad_(False)
+    for name, parameter in decoder.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return decoder
+
+
+@pytest.fixture(scope="module", params=[V1, V2], ids=["chatglm", "chatglm2"])
+def decoder(request):
+    return decoder_of(request.param)
+
+
+def prompt(decoder: Decoder, *ids: int) -> list[int]:
+    a = decoder.architecture
+    return [*ids, a.gmask, a.sop] if a.is_v1 else list(ids)
+
+
+def prefix_of(a: Architecture, seed: int, tokens: int = 5) -> torch.Tensor:
+    shape = (a.layers, 2, a.groups, tokens, a.head_dim)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def alone(decoder: Decoder, job: Job) -> list[int]:
+    """The same request without an engine: one sequence in a cache of its own."""
+    runner = Runner(decoder, 1, CONTEXT + 128)
+    sequence = runner.begin(0, job.ids, job.prefix)
+    logits = runner.read(sequence, CONTEXT)
+    chooser, written = Chooser(job.sampling, job.ids), []
+    while len(written) < job.most:
+        token = chooser.choose(logits)
+        if token in job.stops:
+            break
+        written.append(token)
+        logits = runner.write([sequence], [token])[0]
+    return written
+
+
+@contextmanager
+def engine_of(decoder: Decoder, **options):
+    engine = Engine(decoder, **options)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def all_of(engine: Engine, job: Job) -> list[int]:
+    *ids, ended = engine.write(job)
+    assert isinstance(ended, Ended)
+    return ids
+
+
+def at_once(engine: Engine, jobs: list[Job]) -> list[list[int] | Exception]:
+    results: list = [None] * len(jobs)
+
+    def work(at: int) -> None:
+        try:
+            results[at] = all_of(engine, jobs[at])
+        except GeneratorError as error:
+            results[at] = error
+
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+def test_twelve_users_at_once_get_what_each_would_get_alone(decoder):
+    """Other lengths, other prefixes, other ways to draw, more users than slots."""
+    a = decoder.architecture
+    jobs = [
+        Job(
+            prompt(decoder, *range(3, 5 + 4 * number)),
+            Sampling(temperature=0.8, top_p=0.9, seed=number) if number % 3 == 0 else GREEDY,
+            most=10 + number,
+            stops=STOPS,
+            prefix=prefix_of(a, number, tokens=3 + number) if number % 2 else None,
+        )
+        for number in range(12)
+    ]
+    with engine_of(decoder, slots=3) as engine:
+        assert at_once(engine, jobs) == [alone(decoder, job) for job in jobs]
+
+
+def test_a_stop_token_ends_an_answer_and_a_full_context_cuts_it_off(decoder):
+    job = Job(prompt(decoder, 5, 6, 7), GREEDY, most=6, stops=frozenset())
+    with engine_of(decoder) as engine:
+        *first, ended = engine.write(job)
+        assert ended == Ended("length")
+        *again, ended = engine.write(Job(job.ids, GREEDY, 6, frozenset({first[2]})))
+        assert (again, ended) == (first[: first.index(first[2])], Ended("stop"))
+        *long, ended = engine.write(Job(job.ids, GREEDY, 10_000, frozenset()))
+        assert (len(job.ids) + len(long), ended) == (CONTEXT, Ended("length"))
+
+
+def test_closing_the_iterator_gives_the_slot_to_the_next(decoder):
+    endless = Job(prompt(decoder, 1, 2), GREEDY, most=10_000, stops=frozenset())
+    with engine_of(decoder, slots=1, waiting=1) as engine:
+        with closing(engine.write(endless)) as ids:
+            next(ids)
+        assert all_of(engine, Job(prompt(decoder, 3), GREEDY, 3, frozenset()))
+        assert engine.load == (0, 0)
+
+
+def test_a_full_queue_says_so_at_once(decoder):
+    endless = Job(prompt(decoder, 1, 2), GREEDY, most=100, stops=frozenset())
+    with engine_of(decoder, slots=1, waiting=0) as engine, closing(engine.write(endless)) as ids:
+        next(ids)
+        with pytest.raises(GeneratorBusy, match="try again"):
+            next(engine.write(endless))
+
+
+def test_an_answer_that_takes_too_long_ends_and_so_does_one_that_waits_too_long(decoder):
+    soon = time.monotonic() + 0.05
+    endless = Job(prompt(decoder, 1), GREEDY, most=10_000, stops=frozenset(), deadline=soon)
+    patient = Job(prompt(decoder, 1), GREEDY, most=3, stops=frozenset())
+    with engine_of(decoder, slots=1, context=100_000) as engine:
+        late = Job(endless.ids, GREEDY, 3, frozenset(), deadline=time.monotonic() - 1)
+        first, second, third = at_once(engine, [late, late, patient])
+        assert "in time" in str(first)
+        assert "in time" in str(second)
+        assert len(third) == 3
+
+
+def test_one_request_that_breaks_does_not_spoil_the_others_nor_who_comes_next(decoder):
+    """Its values are no numbers; the next in its slot must not meet them."""
+    a = decoder.architecture
+    broken = torch.full_like(prefix_of(a, 1, tokens=40), float("nan"))
+    good = Job(prompt(decoder, 4, 5, 6), GREEDY, most=30, stops=frozenset())
+    bad = Job(prompt(decoder, 4, 5, 6), GREEDY, most=30, stops=frozenset(), prefix=broken)
+    wanted = alone(decoder, good)
+    with engine_of(decoder, slots=2) as engine:
+        first, failed, second = at_once(engine, [good, bad, good])
+        assert "float32 logits are not finite" in str(failed)
+        assert first == second == wanted
+        assert at_once(engine, [good, good, good]) == [wanted] * 3
+
+
+def test_a_long_prompt_is_read_between_the_steps_of_the_others(monkeypatch):
+    decoder = decoder_of(V2)
+    steps = []
+    read, write = Runner.read, Runner.write
+    monkeypatch.setattr(Runner, "read", lambda self, *given: steps.append("read") or read(self, *given))
+    monkeypatch.setattr(Runner, "write", lambda self, *given: steps.append("write") or write(self, *given))
+    with engine_of(decoder, slots=2) as engine:
+        monkeypatch.setattr("kbqa.chatglm.engine.SHARED", 8)
+        with closing(engine.write(Job([1, 2, 3], GREEDY, 10_000, frozenset()))) as ids:
+            next(ids)
+            all_of(engine, Job([5] * 80, GREEDY, 2, frozenset()))
+    reads = [at for at, step in enumerate(steps) if step == "read"][1:]  # the first is the short prompt's
+    assert len(reads) == 10
+    assert all(steps[at + 1] == "write" for at in reads)
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_its_size(decoder):
+    with engine_of(decoder) as engine:
+        with pytest.raises(ModelError, match=rf"{CONTEXT + 2 * decoder.architecture.is_v1} tokens; the context is"):
+            next(engine.write(Job(prompt(decoder, *[5] * CONTEXT), GREEDY, 5, STOPS)))
+        with pytest.raises(ModelError, match="no token 99; its ids go from 0 to 98"):
+            next(engine.write(Job(prompt(decoder, 99), GREEDY, 5, STOPS)))
+        with pytest.raises(ModelError, match="empty"):
+            next(engine.write(Job([], GREEDY, 5, STOPS)))
+
+
+def test_closing_the_engine_ends_who_waits_and_refuses_who_comes(decoder):
+    engine = Engine(decoder, slots=1)
+    job = Job(prompt(decoder, 1), GREEDY, most=100, stops=frozenset())
+    ids = engine.write(job)
+    next(ids)
+    engine.close()
+    with pytest.raises(GeneratorError, match="shutting down"):
+        list(ids)
+    with pytest.raises(GeneratorError, match="shutting down"):
+        next(engine.write(job))
+
+
+def test_memory_that_runs_out_ends_one_question_and_not_the_service(decoder, monkeypatch):
+    """The real thing cannot be had on purpose; what torch raises then can."""
+    write, failed = Runner.write, []
+
+    def once(self, sequences, tokens):
+        if len(sequences) == 2 and not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return write(self, sequences, tokens)
+
+    monkeypatch.setattr(Runner, "write", once)
+    job = Job(prompt(decoder, 4, 5), GREEDY, most=40, stops=frozenset())
+    wanted = alone(decoder, job)
+    with engine_of(decoder, slots=2) as engine:
+        results = at_once(engine, [job, job])
+    assert wanted in results
+    assert any("memory did not suffice" in str(result) for result in results)
+
+
+def test_hundreds_of_requests_leave_the_memory_where_it_was(decoder):
+    psutil = pytest.importorskip("psutil")
+    a = decoder.architecture
+    job = Job(prompt(decoder, *range(3, 40)), GREEDY, most=8, stops=frozenset())
+    bad = Job(job.ids, GREEDY, 8, frozenset(), prefix=torch.full_like(prefix_of(a, 1), float("nan")))
+    resident = psutil.Process().memory_info
+    with engine_of(decoder, slots=2) as engine:
+        early = 0
+        for number in range(200):
+            if number == 40:
+                early = resident().rss
+            with closing(engine.write(bad if number % 7 == 3 else job)) as ids:
+                try:
+                    for count, _ in enumerate(ids):
+                        if number % 5 == 2 and count == 2:
+                            break  # cancelled
+                except GeneratorError:
+                    pass
+        assert resident().rss - early < 4 << 20
