@@ -18,10 +18,11 @@ from typing import Any, Literal, get_args
 
 from kbqa.errors import ModelError
 
-__all__ = ["Architecture", "Family", "Layout", "read_architecture", "read_json"]
+__all__ = ["Architecture", "DType", "Family", "Layout", "read_architecture", "read_json"]
 
 Family = Literal["chatglm", "chatglm2", "chatglm3", "glm4"]
 Layout = Literal["chatglm", "glm"]
+DType = Literal["float32", "float16", "bfloat16"]
 
 ROPE_BASE = 10_000.0
 
@@ -45,7 +46,7 @@ class Architecture:
     context: int  # tokens, prompt and answer together
     eos: tuple[int, ...]
     pad: int
-    dtype: str  # of the stored weights: "float16", "bfloat16", "float32"
+    dtype: DType  # of the stored weights
     qkv_bias: bool = True
     rope_base: float = ROPE_BASE
     rope_scale: float = 1.0  # positions are divided by it (ChatGLM2-6B-32k interpolates them)
@@ -194,8 +195,12 @@ class _Values:
             raise ModelError(f"{self.path}: quantization_bit is {value!r}, it must be 4 or 8, or 0 for none")
         return value
 
-    def dtype(self) -> str:
-        return str(self.config.get("torch_dtype") or self.config.get("dtype") or "float16").removeprefix("torch.")
+    def dtype(self) -> DType:
+        said = str(self.config.get("torch_dtype") or self.config.get("dtype") or "float16").removeprefix("torch.")
+        dtype = next((it for it in get_args(DType) if it == said), None)
+        if dtype is None:
+            raise ModelError(f"{self.path}: torch_dtype is {said!r}, it must be one of {', '.join(get_args(DType))}")
+        return dtype
 
     def prefix(self) -> dict[str, Any]:
         length = self.config.get("pre_seq_len") or 0

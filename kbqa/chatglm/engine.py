@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -87,7 +87,7 @@ class Engine:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def write(self, job: Job) -> Iterator[int | Ended]:
+    def write(self, job: Job) -> Generator[int | Ended, None, None]:
         """The ids as they are written, then Ended. Closing the iterator stops the work.
 
         GeneratorBusy when the queue is full, ModelError for a prompt that the model cannot take, GeneratorError when

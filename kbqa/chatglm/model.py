@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kbqa.chatglm import chat
-from kbqa.chatglm.architecture import Architecture, Family, read_architecture
+from kbqa.chatglm.architecture import Architecture, DType, Family, read_architecture
+from kbqa.chatglm.chat import ReplyStream
 from kbqa.chatglm.checkpoint import load_decoder
 from kbqa.chatglm.decoder import Alone, Decoder, Keys
 from kbqa.chatglm.places import context_length, positions, visible
@@ -22,9 +23,8 @@ from kbqa.chatglm.sampling import Chooser, Sampling
 from kbqa.chatglm.tokenizers import Tokenizer, load_tokenizer
 from kbqa.errors import ModelError
 
-__all__ = ["ChatGLM", "DType", "load"]
+__all__ = ["ChatGLM", "load"]
 
-DType = Literal["float32", "float16", "bfloat16"]
 OWN = "prefix"  # the name of the P-Tuning prefix that a model was loaded with
 
 
@@ -149,7 +149,7 @@ class ChatGLM:
 
         Closing the iterator stops the work.
         """
-        yield from self._written(query, history, chat.ReplyStream(self.family), **options)
+        yield from self._written(query, history, ReplyStream(self.family), **options)
 
     def chat(self, query: str, history: Many[Any] = (), **options: Any) -> tuple[str | dict[str, Any], list[Any]]:
         """(reply, history with this turn in it), the reply as the original chat() makes it of what was written.
@@ -159,7 +159,7 @@ class ChatGLM:
         temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed, do_sample, adapter; what is not given is as
         in the original chat(). Temperature 0, or do_sample=False, is greedy.
         """
-        reply = chat.ReplyStream(self.family, _tools(history, options.get("tools")))
+        reply = ReplyStream(self.family, _tools(history, options.get("tools")))
         for _ in self._written(query, history, reply, **options):
             pass
         done = reply.reply
@@ -173,7 +173,7 @@ class ChatGLM:
         self,
         query: str,
         history: Many[Any],
-        reply: chat.ReplyStream,
+        reply: ReplyStream,
         *,
         system: str | None = None,
         tools: Many[Mapping[str, Any]] | None = None,

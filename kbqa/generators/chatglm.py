@@ -1,0 +1,211 @@
+"""A model of the ChatGLM family from its folder, for many users at once.
+
+The model is loaded when the first question needs it. Conversations that do not fit the context lose their oldest turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
+
+from kbqa.errors import GeneratorError, ModelError
+from kbqa.generators.stopping import Stopper
+from kbqa.types import GenerationRequest, Message, Piece
+
+if TYPE_CHECKING:
+    from kbqa.chatglm.architecture import DType, Family
+    from kbqa.chatglm.chat import Fitted
+    from kbqa.chatglm.engine import Engine
+    from kbqa.chatglm.model import ChatGLM
+    from kbqa.chatglm.sampling import Sampling
+
+__all__ = ["ChatGLMGenerator"]
+
+PACKAGES = ("torch", "safetensors", "sentencepiece", "tiktoken", "tokenizers")
+MAX_TOKENS = 1024  # of an answer, where neither request nor config.yaml says
+ROOM = 4  # of the context: at most so large a part is kept free for the answer when history and passages are fitted
+
+
+class ChatGLMGenerator:
+    """`model` is a folder with a published checkpoint, `prefix` that of a P-Tuning checkpoint used by default,
+    `adapters` are further ones by name.
+
+    `slots` answers are written at once, `waiting` more questions may wait. `context` limits how many tokens one of them
+    may have, and with it the memory for keys and values; None: what the model knows, at most 8,192. `device` None means
+    a GPU if there is one; `dtype` "auto" what the weights are stored in, on a CPU bfloat16.
+
+    ModelError when the folder is no such model or does not fit into memory, and when packages are missing.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: DType | Literal["auto"] = "auto",
+        device: str | None = None,
+        quantize: Literal[4, 8] | None = None,
+        prefix: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
+        family: Family | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        context: int | None = None,
+        slots: int = 4,
+        waiting: int = 32,
+    ) -> None:
+        self._folder = Path(model)
+        if missing := [name for name in PACKAGES if find_spec(name) is None]:
+            raise ModelError(f"ChatGLM needs more packages ({', '.join(missing)}); pip install 'kbqa[glm]'")
+        if not (self._folder / "config.json").is_file():
+            raise ModelError(f"generator.model {model} is no folder with a model: it has no config.json")
+        self.name = f"chatglm:{self._folder.resolve().name}"
+        self._dtype, self._device, self._bits, self._family = dtype, device, quantize, family
+        self._prefix, self._adapters = prefix, dict(adapters or {})
+        self._temperature, self._max_tokens = temperature, max_tokens
+        self._context, self._slots, self._waiting = context, slots, waiting
+        self._lock = Lock()
+        self._loaded: tuple[ChatGLM, Engine] | None = None
+
+    def fits(self, messages: tuple[Message, ...]) -> bool:
+        """Whether the last of `messages` leaves room for an answer; what stands before it can be left out."""
+        from kbqa.chatglm import chat
+
+        model, engine = self._ready()
+        ids = chat.prompt_ids(model.tokenizer, chat.from_messages(messages[-1:]))
+        return len(ids) <= engine.context - self._reserved(engine, None)
+
+    def stream(self, request: GenerationRequest) -> Iterator[Piece]:
+        from kbqa.chatglm.engine import Ended, Job
+
+        if request.response_schema:
+            raise GeneratorError(f"{self.name} cannot be held to a response schema")
+        model, engine = self._ready()
+        fitted = self._fitted(model, engine, request)
+        job = Job(
+            ids=fitted.ids,
+            sampling=self._sampling(model, request),
+            most=min(request.max_tokens or self._max_tokens or MAX_TOKENS, engine.context - len(fitted.ids)),
+            stops=model.stops,
+            prefix=model.prefix(request.adapter),
+            deadline=request.deadline,
+        )
+        text = _Text(model, request)
+        count, finish = 0, "stop"
+        with closing(engine.write(job)) as written:
+            for it in written:
+                if isinstance(it, Ended):
+                    finish = it.finish
+                    break
+                count += 1
+                if shown := text.add(it):
+                    yield Piece(shown)
+                if text.stopped:
+                    break
+        if rest := text.end():
+            yield Piece(rest)
+        calls = text.calls()
+        yield from (Piece(tool_call=call) for call in calls)
+        yield Piece(
+            finish="tool_calls" if calls else "length" if finish == "length" else "stop",
+            prompt_tokens=len(fitted.ids),
+            completion_tokens=count,
+        )
+
+    def close(self) -> None:
+        """Ends the answers that are being written, and the thread that writes them."""
+        with self._lock:
+            if self._loaded is not None:
+                self._loaded[1].close()
+
+    def _fitted(self, model: ChatGLM, engine: Engine, request: GenerationRequest) -> Fitted:
+        """The prompt, without the oldest turns of a conversation that has become too long."""
+        from kbqa.chatglm import chat
+
+        messages = chat.from_messages(request.messages, request.tools)
+        return chat.fit(model.tokenizer, messages, engine.context - self._reserved(engine, request.max_tokens))
+
+    def _reserved(self, engine: Engine, asked: int | None) -> int:
+        """Tokens that a prompt must leave for the answer."""
+        return max(1, min(asked or self._max_tokens or MAX_TOKENS, engine.context // ROOM))
+
+    def _sampling(self, model: ChatGLM, request: GenerationRequest) -> Sampling:
+        """What is asked for; then config.yaml's temperature; then what the original chat() does."""
+        from kbqa.chatglm import chat
+        from kbqa.chatglm.sampling import Sampling
+
+        usual = chat.sampling_defaults(model.family)
+        temperature = next(it for it in (request.temperature, self._temperature, usual.temperature) if it is not None)
+        return Sampling(
+            temperature=temperature,
+            top_p=usual.top_p if request.top_p is None else request.top_p,
+            top_k=request.top_k or 0,
+            repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+            seed=request.seed,
+        )
+
+    def _ready(self) -> tuple[ChatGLM, Engine]:
+        """The model and its engine; whoever comes first loads them, the others wait."""
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def _load(self) -> tuple[ChatGLM, Engine]:
+        import torch
+
+        from kbqa.chatglm import load_chatglm
+        from kbqa.chatglm.architecture import read_architecture
+        from kbqa.chatglm.engine import Engine
+
+        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ModelError(f"generator.device is {device}, but torch finds no CUDA device here; see `kbqa doctor`")
+        architecture = read_architecture(self._folder, self._family)
+        usual: DType = "bfloat16" if device == "cpu" else architecture.dtype
+        dtype = usual if self._dtype == "auto" else self._dtype
+        try:
+            model = load_chatglm(self._folder, dtype, device, self._bits, self._prefix, self._family)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error).lower():
+                raise ModelError(
+                    f"{self._folder} does not fit into the memory of {device}; generator.quantize: 4 needs the least "
+                    f"(`kbqa model info {self._folder}` tells how much)"
+                ) from error
+            raise
+        for name, path in self._adapters.items():
+            model.load_prefix(name, path)
+        context = min(architecture.context, 8192) if self._context is None else self._context
+        return model, Engine(model.decoder, slots=self._slots, waiting=self._waiting, context=context)
+
+
+class _Text:
+    """Ids to what the user may see of them, up to the first stop string; then the tool calls among them."""
+
+    def __init__(self, model: ChatGLM, request: GenerationRequest) -> None:
+        from kbqa.chatglm.chat import ReplyStream
+
+        self._ids = model.tokenizer.stream()
+        self._reply = ReplyStream(model.family, request.tools)
+        self._stopper = Stopper(request.stop)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopper.hit
+
+    def add(self, token: int) -> str:
+        return self._stopper.add(self._reply.push(self._ids.push(token)))
+
+    def end(self) -> str:
+        rest = self._reply.push(self._ids.end()) + self._reply.end()
+        return self._stopper.add(rest) + self._stopper.end()
+
+    def calls(self) -> list[dict[str, object]]:
+        return [
+            {"id": f"call_{uuid4().hex[:24]}", "name": call.name, "arguments": dict(call.arguments)}
+            for call in self._reply.reply.calls
+        ]
