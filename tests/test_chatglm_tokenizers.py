@@ -399,3 +399,15 @@ def assert_streams_join(tokenizer, chance, rounds):
         for at, token in enumerate(ids):  # what was said is never taken back: it begins what all ids so far come to
             so_far += again.push(token)
             assert tokenizer.decode(ids[: at + 1]).startswith(so_far)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_bytes_of_the_tokens_are_the_text(small, text):
+    ids = small.encode(text)
+    said = b"".join(small.bytes_of(token) for token in ids).decode()
+    assert said.lstrip(" ") == small.decode(ids).lstrip(" ")  # a blank may stand before the first word
+
+
+def test_control_tokens_and_ids_that_are_none_add_no_bytes(small):
+    assert {small.bytes_of(token) for token in small.specials.values()} == {b""}
+    assert small.bytes_of(small.size + 5) == small.bytes_of(-3) == b""

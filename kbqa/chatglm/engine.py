@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.runner import Runner, Sequence, check_ids
-from kbqa.chatglm.sampling import Chooser, Sampling
+from kbqa.chatglm.sampling import Chooser, Rules, Sampling
 from kbqa.errors import GeneratorBusy, GeneratorError, ModelError
 
 __all__ = ["Ended", "Engine", "Job"]
@@ -43,6 +43,7 @@ class Job:
     stops: frozenset[int]
     prefix: Tensor | None = None
     deadline: float | None = None  # of time.monotonic()
+    rules: Rules | None = None  # of what may be said, for this one job
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ class Engine:
             except (ModelError, RuntimeError) as error:
                 self._end(ticket, _foreign(error))
                 continue
-            ticket.chooser = Chooser(ticket.job.sampling, ticket.sequence.ids, self._runner.device)
+            ticket.chooser = Chooser(ticket.job.sampling, ticket.sequence.ids, self._runner.device, ticket.job.rules)
             self._free.remove(slot)
             self._running.append(ticket)
 

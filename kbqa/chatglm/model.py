@@ -14,6 +14,7 @@ from kbqa.chatglm import chat
 from kbqa.chatglm.architecture import Architecture, DType, Family, read_architecture
 from kbqa.chatglm.chat import ReplyStream
 from kbqa.chatglm.checkpoint import load_decoder
+from kbqa.chatglm.constraint import Constraint, Vocabulary
 from kbqa.chatglm.decoder import Alone, Decoder, Keys
 from kbqa.chatglm.places import context_length, positions, visible
 from kbqa.chatglm.prefix import Before, load_prefix
@@ -41,6 +42,7 @@ class ChatGLM:
         self.tokenizer = tokenizer
         self.prefixes: dict[str, Tensor] = {}
         self.stops = frozenset(chat.stop_ids(tokenizer, architecture.eos))
+        self._vocabulary: Vocabulary | None = None
 
     @property
     def family(self) -> Family:
@@ -58,6 +60,12 @@ class ChatGLM:
             known = ", ".join(self.prefixes) or "none"
             raise ModelError(f"no P-Tuning prefix {adapter!r} is loaded (loaded: {known})")
         return self.prefixes[adapter]
+
+    def constraint(self, schema: Mapping[str, Any]) -> Constraint:
+        """For one reply that is to be JSON of this schema. ModelError when the schema cannot be followed."""
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self.tokenizer, self.architecture.vocabulary, self.stops)
+        return self._vocabulary.constraint(schema)
 
     # --- ids -------------------------------------------------------------------------------------------------------
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from kbqa.errors import GeneratorError, ModelError
 
-__all__ = ["Chooser", "Sampling"]
+__all__ = ["Chooser", "Rules", "Sampling"]
 
 HEAD = 1024  # best tokens that hold the nucleus nearly always, so that the whole vocabulary need not be sorted
 
@@ -40,11 +41,26 @@ class Sampling:
                 raise ModelError(f"{name} is {getattr(self, name)}; it must be {range_}")
 
 
+class Rules(Protocol):
+    """What may be said next; told of everything that is said."""
+
+    def masked(self, logits: Tensor) -> Tensor: ...
+
+    def accept(self, token: int) -> None: ...
+
+
 class Chooser:
     """Chooses for one sequence. `seen` are the ids that the repetition penalty holds against their repetition."""
 
-    def __init__(self, sampling: Sampling, seen: Sequence[int] = (), device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        seen: Sequence[int] = (),
+        device: torch.device | str = "cpu",
+        rules: Rules | None = None,
+    ) -> None:
         self.sampling = sampling
+        self._rules = rules
         self._seen = set(seen) if sampling.repetition_penalty != 1 else set()
         self._random = torch.Generator(device=device)
         if sampling.seed is None:
@@ -66,7 +82,11 @@ class Chooser:
             held = logits[ids]
             penalty = sampling.repetition_penalty
             logits = logits.index_copy(0, ids, torch.where(held > 0, held / penalty, held * penalty))
+        if self._rules:
+            logits = self._rules.masked(logits)
         chosen = int(logits.argmax()) if sampling.temperature == 0 else self._draw(logits / sampling.temperature)
+        if self._rules:
+            self._rules.accept(chosen)
         if sampling.repetition_penalty != 1:
             self._seen.add(chosen)
         return chosen

@@ -65,6 +65,10 @@ class Tokenizer:
         """No control tokens: none added, none made of what stands in `text`."""
         raise NotImplementedError
 
+    def bytes_of(self, token: int) -> bytes:
+        """What a token adds to a text, in UTF-8; nothing for a control token, and for an id that is none."""
+        raise NotImplementedError
+
     def stream(self) -> TextStream:
         raise NotImplementedError
 
@@ -140,6 +144,10 @@ class _SentencePieces(Tokenizer):
         if found is None:
             found = self._surfaces[token] = self._surface(token)
         return found
+
+    def bytes_of(self, token: int) -> bytes:
+        surface = "" if token in self.specials.values() else self.surface(token)
+        return bytes([surface]) if isinstance(surface, int) else surface.replace(_SPACE, " ").encode()
 
     def stream(self) -> TextStream:
         return _Pieces(self)
@@ -357,6 +365,9 @@ class _ByteTokens(Tokenizer):
         text = _sayable(text)
         parts = re.split(rf"(\s{{{_LONGEST_WHITE}}})", text) if len(text) > _LONGEST_WHITE else [text]
         return [token for part in parts if part for token in self._encode(part)]
+
+    def bytes_of(self, token: int) -> bytes:
+        return self.tokens.get(token, b"")
 
     def stream(self) -> TextStream:
         return _Bytes(self)

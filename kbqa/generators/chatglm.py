@@ -13,13 +13,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
-from kbqa.errors import GeneratorError, ModelError
+from kbqa.errors import ModelError
 from kbqa.generators.stopping import Stopper
 from kbqa.types import GenerationRequest, Message, Piece
 
 if TYPE_CHECKING:
     from kbqa.chatglm.architecture import DType, Family
-    from kbqa.chatglm.chat import Fitted
     from kbqa.chatglm.engine import Engine
     from kbqa.chatglm.model import ChatGLM
     from kbqa.chatglm.sampling import Sampling
@@ -82,17 +81,16 @@ class ChatGLMGenerator:
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         from kbqa.chatglm.engine import Ended, Job
 
-        if request.response_schema:
-            raise GeneratorError(f"{self.name} cannot be held to a response schema")
         model, engine = self._ready()
-        fitted = self._fitted(model, engine, request)
+        ids = self._prompt(model, engine, request)
         job = Job(
-            ids=fitted.ids,
+            ids=ids,
             sampling=self._sampling(model, request),
-            most=min(request.max_tokens or self._max_tokens or MAX_TOKENS, engine.context - len(fitted.ids)),
+            most=min(request.max_tokens or self._max_tokens or MAX_TOKENS, engine.context - len(ids)),
             stops=model.stops,
             prefix=model.prefix(request.adapter),
             deadline=request.deadline,
+            rules=model.constraint(request.response_schema) if request.response_schema else None,
         )
         text = _Text(model, request)
         count, finish = 0, "stop"
@@ -112,7 +110,7 @@ class ChatGLMGenerator:
         yield from (Piece(tool_call=call) for call in calls)
         yield Piece(
             finish="tool_calls" if calls else "length" if finish == "length" else "stop",
-            prompt_tokens=len(fitted.ids),
+            prompt_tokens=len(ids),
             completion_tokens=count,
         )
 
@@ -122,12 +120,15 @@ class ChatGLMGenerator:
             if self._loaded is not None:
                 self._loaded[1].close()
 
-    def _fitted(self, model: ChatGLM, engine: Engine, request: GenerationRequest) -> Fitted:
-        """The prompt, without the oldest turns of a conversation that has become too long."""
+    def _prompt(self, model: ChatGLM, engine: Engine, request: GenerationRequest) -> list[int]:
+        """Without the oldest turns of a conversation that has become too long."""
         from kbqa.chatglm import chat
 
         messages = chat.from_messages(request.messages, request.tools)
-        return chat.fit(model.tokenizer, messages, engine.context - self._reserved(engine, request.max_tokens))
+        # A reply begins with a line of metadata where messages have roles. No schema has room for it, so it is said.
+        begun = model.tokenizer.encode("\n") if request.response_schema and model.family in chat.WITH_ROLES else []
+        room = engine.context - self._reserved(engine, request.max_tokens) - len(begun)
+        return chat.fit(model.tokenizer, messages, room).ids + begun
 
     def _reserved(self, engine: Engine, asked: int | None) -> int:
         """Tokens that a prompt must leave for the answer."""
@@ -190,7 +191,8 @@ class _Text:
         from kbqa.chatglm.chat import ReplyStream
 
         self._ids = model.tokenizer.stream()
-        self._reply = ReplyStream(model.family, request.tools)
+        # JSON is left as it is: ChatGLM-6B's reply would get full-width punctuation.
+        self._reply = ReplyStream("chatglm2" if request.response_schema else model.family, request.tools)
         self._stopper = Stopper(request.stop)
 
     @property
