@@ -32,6 +32,7 @@ from kbqa.types import (
     GenerationRequest,
     Generator,
     IngestReport,
+    Measuring,
     Piece,
     Sentence,
     Turn,
@@ -41,6 +42,7 @@ __all__ = ["KnowledgeBase"]
 
 _REFUSAL_SIGNS = re.compile(r"无法回答|无法根据|没有提及|未提及|没有相关信息|cannot (be answered|answer)")
 SHORT_REFUSAL = 60  # characters: a longer text that says 无法回答 somewhere also says something else
+LEAST = 100  # characters of the best passage: with fewer, it is no passage any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,7 @@ class KnowledgeBase:
             yield Answer(question, REFUSAL, (), found.hits, False, found.confidence, time.perf_counter() - start)
             return
         passages = expand(found.hits, self.store, self.retrieval.neighbours)
-        shown = fit([text for text, _ in passages], self.prompt.max_characters)
-        prompt = fill(question, shown, self.prompt.template)
+        shown, prompt = self._filled(question, [text for text, _ in passages])
         request = GenerationRequest(
             messages=messages(prompt, history, self.prompt.history_turns),
             question=found.question,
@@ -117,6 +118,16 @@ class KnowledgeBase:
             seconds=time.perf_counter() - start,
             sentences=tuple(proof.sentences) if grounded else (),
         )
+
+    def _filled(self, question: str, passages: Sequence[str]) -> tuple[list[str], str]:
+        """The first passages that fit, by characters and by what the generator can take, and the prompt with them."""
+        shown = fit(passages, self.prompt.max_characters)
+        while True:
+            prompt = fill(question, shown, self.prompt.template)
+            fits = not isinstance(self.generator, Measuring) or self.generator.fits(messages(prompt))
+            if fits or len(shown[0]) < LEAST:  # then it is the question that is too long, and the generator will say so
+                return shown, prompt
+            shown = shown[:-1] if len(shown) > 1 else [shown[0][: len(shown[0]) * 3 // 4]]
 
     def add_documents(self, documents: Iterable[Document]) -> IngestReport:
         """Take in documents that have no file; one of the same source is replaced. They stay until removed by name."""

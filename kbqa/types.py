@@ -9,8 +9,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,9 +33,11 @@ __all__ = [
     "Generator",
     "Hit",
     "IngestReport",
+    "Measuring",
     "Message",
     "Origin",
     "Piece",
+    "Reranker",
     "Sentence",
     "Turn",
     "Verdict",
@@ -141,12 +143,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk that may answer. `lexical` and `dense` are the arms' own scores, None where an arm did not find it."""
+    """A chunk that may answer. `lexical` and `dense` are the arms' own scores, None where an arm did not find it;
+    `reranked` is what a reranker thinks of it, None where none was asked."""
 
     chunk: Chunk
     score: float
     lexical: float | None = None
     dense: float | None = None
+    reranked: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +240,12 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """`tool_calls` are those that an assistant's message ended with; a tool's message says which one it answers."""
+
     role: Role
     content: str
+    tool_calls: tuple[Mapping[str, Any], ...] = ()  # each as in Piece.tool_call
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +280,8 @@ class GenerationRequest:
 class Piece:
     """A part of what a generator says: new text (never repeated), a tool call, or the end.
 
-    The last piece has `finish` set and carries the token counts where the generator knows them.
+    A tool call is whole: {"id": "...", "name": "...", "arguments": {...}}. The last piece has `finish` set and carries
+    the token counts where the generator knows them.
     """
 
     text: str = ""
@@ -290,12 +299,22 @@ class Generator(Protocol):
     def stream(self, request: GenerationRequest) -> Iterator[Piece]: ...
 
 
+@runtime_checkable
+class Measuring(Protocol):
+    """A generator that can tell whether a prompt is too long for it."""
+
+    def fits(self, messages: tuple[Message, ...]) -> bool:
+        """Whether the last of `messages` leaves room for an answer; those before it can be left out."""
+        ...
+
+
 class Embedder(Protocol):
     """Texts to unit vectors, so that the inner product is the cosine."""
 
     name: str
     dim: int
     fingerprint: str  # changes whenever the same text would get another vector
+    weight_file: Path | None  # where what its cosines count beside BM25 is kept; None: nowhere
 
     def embed_passages(self, texts: Sequence[str]) -> Vectors:
         """(n, dim) float32, unit length; a text without any known token gives a zero row."""
@@ -303,4 +322,14 @@ class Embedder(Protocol):
 
     def embed_query(self, text: str) -> Vectors:
         """(dim,) float32."""
+        ...
+
+
+class Reranker(Protocol):
+    """Reads a question and a passage together, which tells more than their vectors do, and costs more."""
+
+    name: str
+
+    def score(self, question: str, passages: Sequence[str]) -> list[float]:
+        """For each passage how well it answers the question, in [0, 1]."""
         ...

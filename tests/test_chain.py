@@ -114,6 +114,34 @@ def test_the_passages_keep_to_the_budget(kb):
     assert len(context) <= 40
 
 
+class Narrow(Scripted):
+    """Takes prompts of at most `most` characters, history aside."""
+
+    def __init__(self, most, *pieces):
+        super().__init__(*pieces)
+        self.most = most
+
+    def fits(self, messages):
+        return len(messages[-1].content) <= self.most
+
+
+def test_a_generator_with_little_room_gets_fewer_passages_and_at_last_a_part_of_the_best(kb):
+    text = "员工每年享有十天带薪年假，" + "、".join(f"第{n}条也讲年假" for n in range(40)) + "。"
+    kb.add_documents([Document(f"{n}.md", "年假", (Block("text", text + str(n)),), str(n) * 64, "md") for n in range(4)])
+    lengths = []
+    for most in (3000, 900, 250):
+        model = Narrow(most, "十天。")
+        list(replace(kb, generator=model).stream("年假有几天？"))
+        lengths.append(len(model.requests[0].messages[-1].content))
+    assert lengths[0] > 900 >= lengths[1] > 250 >= lengths[2] > 100
+
+
+def test_a_question_too_long_for_the_generator_is_left_to_it(kb):
+    model = Narrow(10, "十天。")
+    assert replace(kb, generator=model).ask("年假有几天？").text == "十天。"
+    assert len(model.requests) == 1
+
+
 def test_a_made_up_sentence_gets_no_citation(kb):
     answer = replace(kb, generator=Scripted("员工每年享有十天带薪年假。", "另有三十天探亲假。")).ask("带薪年假有几天？")
     assert [citation.quote for citation in answer.citations] == ["员工每年享有十天带薪年假。"]
