@@ -40,10 +40,11 @@ VERSION = "1"  # stands in every base: an index built with other terms is not se
 REMEMBERED = 512  # texts, some 25 MB when all are passages
 
 CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003134f"
-_CJK_RUN = re.compile(f"[{CJK}]+")
+_CJK_RUN = re.compile(f"([{CJK}]+)")  # with a group, so that split() keeps the runs
 _NAME = re.compile(r"[^\W_]+(?:[._\-/:@+#'][^\W_]+)*")  # GLM-4-9B, tidb_ddl_version, 192.168.88.1, a@b.cn, it's
 _PART = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")  # begins with the comma: found ten times as fast
+_FULL_WIDTH = dict(zip("，：；？！（）％～\u3000\u00a0", ",:;?!()%~  ", strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,10 @@ def _simplified() -> dict[int, str]:
 
 
 @lru_cache(maxsize=1)
-def _traditional() -> frozenset[str]:
-    return frozenset(map(chr, _simplified()))
+def _traditional() -> re.Pattern[str]:
+    """Finds traditional characters. Those beyond the first plane, where a long set is slow, count as such all."""
+    first_plane = "".join(chr(code) for code in _simplified() if code < 0x10000)
+    return re.compile(f"[{first_plane}\U00010000-\U0010ffff]")
 
 
 @lru_cache(maxsize=1)
@@ -100,11 +103,16 @@ def latin(words: Iterable[str]) -> list[str]:
 
 def fold(text: str) -> str:
     """NFKC, lower case, simplified characters. The length may change: never use offsets across it."""
+    if text.isascii():
+        return text.lower()
+    # Most Chinese text is normal but for these few characters, and replacing them is much faster than normalising.
+    for wide, narrow in _FULL_WIDTH.items():
+        text = text.replace(wide, narrow)
     if not unicodedata.is_normalized("NFKC", text):
         text = unicodedata.normalize("NFKC", text)
     text = text.lower()
     # Asking first is much faster than translating the simplified text that most documents are.
-    return text if _traditional().isdisjoint(text) else text.translate(_simplified())
+    return text.translate(_simplified()) if _traditional().search(text) else text
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -113,17 +121,11 @@ def analyze(text: str) -> Terms:
 
     The last texts are remembered: what is embedded is indexed next.
     """
-    text = fold(text)
-    words: list[str] = []
-    bigrams: list[str] = []
-    cut = _cut()
-    for run in _CJK_RUN.findall(text):
-        words += cut(run)
-        bigrams += [run[i : i + 2] for i in range(len(run) - 1)] or [run]
-    latin = _CJK_RUN.sub(" ", text)
-    if "," in latin:
-        latin = _THOUSANDS.sub("", latin)
-    names = _NAME.findall(latin)
+    pieces = _CJK_RUN.split(fold(text))
+    latin, runs = " ".join(pieces[::2]), pieces[1::2]
+    words = [word for word in _cut()(" ".join(runs)) if word != " "]  # one call for all runs
+    bigrams = [run[at : at + 2] for run in runs for at in range(len(run) - 1 or 1)]
+    names = _NAME.findall(_THOUSANDS.sub("", latin))
     words += names
     for name in [name for name in names if not (name.isalpha() or name.isdecimal())]:
         parts = _PART.findall(name)

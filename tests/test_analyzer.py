@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from kbqa.analyzer import Passage, analyze, fold, question_terms, stem
@@ -9,6 +11,12 @@ from kbqa.analyzer import Passage, analyze, fold, question_terms, stem
 )
 def test_spellings_of_one_text_are_folded_together(written, folded):
     assert fold(written) == folded
+
+
+@pytest.mark.parametrize("mark", "，：；？！（）％～　\u00a0")
+def test_full_width_marks_are_folded_as_unicode_has_it(mark):
+    for text in (mark, f"数据{mark}\u0301库", f"１{mark}０００ é{mark}"):
+        assert fold(text) == unicodedata.normalize("NFKC", text)
 
 
 def test_traditional_and_simplified_text_have_the_same_terms():
@@ -35,6 +43,12 @@ def test_bigrams_do_not_run_across_punctuation_or_latin():
 
 def test_a_single_character_is_still_a_bigram_term():
     assert analyze("税").bigrams == ["税"]
+
+
+def test_a_run_of_characters_is_cut_as_it_is_alone():
+    runs = ["南京市", "长江大桥", "データベース", "한국어", "税", "员工每年享有十天带薪年假"]
+    alone = [word for run in runs for word in analyze(run).words]
+    assert analyze("，".join(runs)).words == analyze("\n".join(runs)).words == alone
 
 
 def test_japanese_and_korean_have_bigrams():

@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
+from kbqa.analyzer import analyze
 from kbqa.embedders.langchain import LangChainEmbedder
 from kbqa.embedders.openai import OpenAIEmbedder
 from kbqa.embedders.sentence_transformer import (
@@ -288,6 +290,23 @@ def test_many_texts_are_embedded_as_each_of_them_alone():
     together = embedder.embed_passages(texts)
     alone = np.stack([embedder.embed_query(text) for text in texts])
     assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_vector_is_the_sum_of_its_terms_rows_by_the_root_of_their_counts():
+    embedder = StaticEmbedder()
+    model = embedder._model
+    values = np.hstack([model.packed & 15, model.packed >> 4]).astype(np.float32) - 8
+    text = LEAVE * 2 + SERVER + "qzxv-77801"
+    counts: dict[int, int] = {}
+    for term in [*analyze(text).words, *analyze(text).bigrams]:
+        code = model.vocabulary[term]
+        checksum, known = zlib.crc32(term.encode()), len(model.vocabulary)
+        buckets = [known + checksum % model.vocabulary.buckets, known + (checksum >> 16) % model.vocabulary.buckets]
+        for row in [code] if code < known else buckets:
+            counts[row] = counts.get(row, 0) + 1
+    total = sum(count**model.power * model.scales[row] * values[row] for row, count in counts.items())
+    [vector] = embedder.embed_passages([text])
+    assert vector == pytest.approx(total / np.linalg.norm(total), abs=1e-6)
 
 
 def test_the_shipped_model_is_small():
