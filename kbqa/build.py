@@ -66,7 +66,7 @@ class Installation:
 
     @cached_property
     def generator(self) -> Generator:
-        return make_generator(self.config.generator)
+        return make_generator(self.config.generator, self.home.folder)
 
     @property
     def passport(self) -> Passport:
@@ -357,12 +357,38 @@ def make_embedder(config: EmbedderConfig, folder: Path) -> Embedder:
             return LangChainEmbedder(config.import_path or "", config.options)
 
 
-def make_generator(config: GeneratorConfig) -> Generator:
+def make_generator(config: GeneratorConfig, folder: Path = Path()) -> Generator:
+    """The generator that `config` names; a relative path is below `folder`."""
     match config.kind:
         case "extractive":
             from kbqa.generators.extractive import ExtractiveGenerator
 
             return ExtractiveGenerator(config.sentences)
+        case "openai":
+            from kbqa.generators.openai import OpenAIGenerator
+
+            return OpenAIGenerator(
+                config.base_url or "",
+                config.model or "",
+                api_key=os.environ.get(config.api_key_env),
+                api_key_env=config.api_key_env,
+                timeout=config.timeout,
+                temperature=config.temperature,
+                max_tokens=config.max_tokens,
+                options=config.options,
+            )
+        case "transformers":
+            from kbqa.generators.transformers import TransformersGenerator
+
+            return TransformersGenerator(
+                _path(config.model or "", folder),
+                device=config.device,
+                dtype=config.dtype,
+                temperature=config.temperature,
+                max_tokens=config.max_tokens,
+                waiting=config.waiting,
+                options=config.options,
+            )
         case "langchain":
             from kbqa.generators.langchain import LangChainGenerator
 

@@ -100,12 +100,20 @@ class PromptConfig:
 class GeneratorConfig:
     """Who writes the answer; the other settings belong to the kind named behind them."""
 
-    kind: Literal["extractive", "langchain"] = "extractive"
+    kind: Literal["extractive", "openai", "transformers", "langchain"] = "extractive"
     sentences: int = 3  # extractive: at most so many
+    model: str | None = None  # openai: the model's name; transformers: a folder
+    base_url: str | None = None  # openai
+    api_key_env: str = "OPENAI_API_KEY"  # openai: the environment variable that holds the key
+    timeout: float = 120.0  # openai: seconds for which the server may say nothing
+    device: str | None = None  # transformers
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # transformers; auto: as the weights are stored
+    waiting: int = 8  # transformers: questions that may wait while one is being answered
     import_path: str | None = None  # langchain: package.module.Class
-    options: Mapping[str, Any] = field(default_factory=dict)  # langchain: the class's arguments
-    temperature: float | None = None
-    max_tokens: int | None = None
+    # openai: further fields of a request; transformers: variables of the chat template; langchain: class's arguments
+    options: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float | None = None  # openai, transformers, langchain
+    max_tokens: int | None = None  # openai, transformers, langchain
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +238,7 @@ def stray_variables(config: Config, environ: Mapping[str, str] = os.environ) -> 
 
     They are no error, because other programs may have their own.
     """
-    known = {*_OTHER_VARIABLES, config.embedder.api_key_env}
+    known = {*_OTHER_VARIABLES, config.embedder.api_key_env, config.generator.api_key_env}
     meant = {
         f"KBQA_{section.name}_{setting.name}".upper(): f"KBQA_{section.name}__{setting.name}".upper()
         for section in fields(Config)
@@ -360,7 +368,7 @@ def _check(config: Config) -> None:
             value = getattr(settings, f.name)
             if isinstance(value, int | float) and value < 0:
                 raise ConfigError(f"{section}.{f.name} is {value}; it cannot be negative")
-    limits: list[tuple[str, float, float, float]] = [
+    limits: list[tuple[str, float | None, float, float]] = [
         ("splitter.size", config.splitter.size, 50, 100_000),
         ("splitter.overlap", config.splitter.overlap, 0, config.splitter.size / 2),
         ("retrieval.k", config.retrieval.k, 1, 1000),
@@ -371,15 +379,19 @@ def _check(config: Config) -> None:
         ("knowledge.memory_mb", config.knowledge.memory_mb, 256, 1_000_000),
         ("knowledge.max_file_mb", config.knowledge.max_file_mb, 1, 1_000_000),
         ("generator.sentences", config.generator.sentences, 1, 20),
+        ("generator.timeout", config.generator.timeout, 1, 86_400),
+        ("generator.waiting", config.generator.waiting, 0, 10_000),
+        ("generator.temperature", config.generator.temperature, 0, 2),
+        ("generator.max_tokens", config.generator.max_tokens, 1, 1_000_000),
         ("embedder.batch_size", config.embedder.batch_size, 1, 10_000),
     ]
     for key, value, low, high in limits:
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise ConfigError(f"{key} is {value:.10g}; it must lie between {low:.10g} and {high:.10g}")
     _check_template(config.prompt.template)
     needed = {
         "embedder": {"sentence-transformers": ["model"], "openai": ["base_url", "model"], "langchain": ["import_path"]},
-        "generator": {"langchain": ["import_path"]},
+        "generator": {"openai": ["base_url", "model"], "transformers": ["model"], "langchain": ["import_path"]},
     }
     for section, kinds in needed.items():
         settings = getattr(config, section)

@@ -68,3 +68,32 @@ def no_file_grows():
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture
+def chat_server():
+    from chatserver import serving
+
+    with serving() as server:
+        yield server
+
+
+PARROT = "试用期为三个月，试用期工资为转正工资的百分之八十五。试用期不得超过六个月！"
+
+
+@pytest.fixture(scope="session")
+def parrot(tmp_path_factory):
+    """The folder of a model that says PARROT, whatever it is asked."""
+    pytest.importorskip("transformers")
+    from modelkit import make_parrot
+
+    return make_parrot(tmp_path_factory.mktemp("models") / "parrot", PARROT)
+
+
+@pytest.fixture(scope="session")
+def babbler(tmp_path_factory):
+    """The folder of a model that says random bytes and never ends."""
+    pytest.importorskip("transformers")
+    from modelkit import make_babbler
+
+    return make_babbler(tmp_path_factory.mktemp("models") / "babbler")

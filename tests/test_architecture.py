@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "kbqa"
 
 FLOORS = [  # lowest first
     {"errors"},
-    {"types", "importing"},
+    {"types", "importing", "endpoint"},
     {"config"},
     {"analyzer"},
     {"questions", "sentences"},

@@ -1,9 +1,14 @@
 """One contract for all generators, then what is special about each."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import repeat
 
+import chatserver
 import pytest
+from conftest import PARROT
 
 pytest.importorskip("langchain_core", reason="LangChain is not installed: pip install 'kbqa[langchain]'")
 from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
@@ -17,6 +22,8 @@ from kbqa.config import GeneratorConfig
 from kbqa.errors import ConfigError, GeneratorError
 from kbqa.generators.extractive import ExtractiveGenerator
 from kbqa.generators.langchain import LangChainGenerator
+from kbqa.generators.openai import OpenAIGenerator
+from kbqa.generators.transformers import TransformersGenerator
 from kbqa.prompt import fill, messages
 from kbqa.types import REFUSAL, Chunk, GenerationRequest, Generator, Hit, Message, Piece
 
@@ -33,23 +40,47 @@ def request(question: str = QUESTION, *passages: str, **settings) -> GenerationR
 
 ASKED = request(QUESTION, PASSAGE)
 
-MAKERS: dict[str, tuple[Callable[[], Generator], str]] = {
-    "extractive": (ExtractiveGenerator, "员工每年享有十天年假。"),
-    "chat model, letter by letter": (lambda: LangChainGenerator(FakeListChatModel(responses=[SAID])), SAID),
-    "chat model, word by word": (lambda: LangChainGenerator(GenericFakeChatModel(messages=iter([SAID]))), SAID),
-    "chat model by name": (
-        lambda: LangChainGenerator("langchain_core.language_models.FakeListChatModel", {"responses": [SAID]}),
-        SAID,
-    ),
-    "plain LLM": (lambda: LangChainGenerator(FakeListLLM(responses=[SAID])), SAID),
-    "plain LLM that streams": (lambda: LangChainGenerator(FakeStreamingListLLM(responses=[SAID])), SAID),
+KINDS = {
+    "extractive": "员工每年享有十天年假。",
+    "chat model, letter by letter": SAID,
+    "chat model, word by word": SAID,
+    "chat model by name": SAID,
+    "plain LLM": SAID,
+    "plain LLM that streams": SAID,
+    "openai": chatserver.SAID,
+    "transformers": PARROT,
 }
 
 
-@pytest.fixture(params=MAKERS)
+@pytest.fixture(params=KINDS)
 def made(request):
-    make, expected = MAKERS[request.param]
-    return make(), expected
+    """A generator of each kind and what it says to ASKED."""
+
+    def make() -> Generator:
+        match request.param:
+            case "extractive":
+                return ExtractiveGenerator()
+            case "chat model, letter by letter":
+                return LangChainGenerator(FakeListChatModel(responses=[SAID]))
+            case "chat model, word by word":
+                return LangChainGenerator(GenericFakeChatModel(messages=repeat(SAID)))
+            case "chat model by name":
+                return LangChainGenerator("langchain_core.language_models.FakeListChatModel", {"responses": [SAID]})
+            case "plain LLM":
+                return LangChainGenerator(FakeListLLM(responses=[SAID]))
+            case "plain LLM that streams":
+                return LangChainGenerator(FakeStreamingListLLM(responses=[SAID]))
+            case "openai":
+                return OpenAIGenerator(request.getfixturevalue("chat_server").url, "glm")
+            case "transformers":
+                return TransformersGenerator(request.getfixturevalue("parrot"), device="cpu", waiting=20)
+        raise AssertionError(request.param)
+
+    return make(), KINDS[request.param]
+
+
+def text_of(pieces: Iterable[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
 
 
 # --- the contract ----------------------------------------------------------------------------------------------------
@@ -57,7 +88,7 @@ def made(request):
 
 def test_the_pieces_together_are_the_whole_and_nothing_is_repeated(made):
     generator, expected = made
-    assert "".join(piece.text for piece in generator.stream(ASKED)) == expected
+    assert text_of(generator.stream(ASKED)) == expected
 
 
 def test_the_last_piece_and_only_that_one_ends_it(made):
@@ -65,15 +96,57 @@ def test_the_last_piece_and_only_that_one_ends_it(made):
     *before, last = generator.stream(ASKED)
     assert before
     assert all(piece.text and piece.finish is None for piece in before)
-    assert last.finish == "stop"
+    assert (last.text, last.finish) == ("", "stop")
 
 
-def test_closing_early_is_fine(made):
+def test_no_piece_holds_half_a_character(made):
+    generator, _ = made
+    assert not any("\ufffd" in piece.text for piece in generator.stream(ASKED))
+
+
+def test_closing_early_is_fine_and_the_next_question_is_answered(made):
     generator, expected = made
     stream = generator.stream(ASKED)
     assert expected.startswith(next(stream).text)
     stream.close()
     assert list(stream) == []
+    unread = generator.stream(ASKED)
+    unread.close()
+    assert text_of(generator.stream(ASKED)) == expected
+
+
+def test_a_deadline_in_the_future_does_no_harm_and_one_that_has_passed_ends_it(made):
+    generator, expected = made
+    assert text_of(generator.stream(replace(ASKED, deadline=time.monotonic() + 60))) == expected
+    if generator.name != "extractive":  # which takes no time worth a deadline
+        with pytest.raises(GeneratorError, match="in time"):
+            list(generator.stream(replace(ASKED, deadline=time.monotonic() - 1)))
+    assert text_of(generator.stream(ASKED)) == expected
+
+
+def test_a_conversation_is_taken(made):
+    generator, expected = made
+    said = (Message("user", "食堂在哪里？"), Message("assistant", "二楼。"), *ASKED.messages)
+    assert text_of(generator.stream(replace(ASKED, messages=said))) == expected
+
+
+def test_many_may_ask_at_once_and_each_gets_an_answer_of_its_own(made):
+    generator, expected = made
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(lambda _: text_of(generator.stream(ASKED)), range(12))) == {expected}
+
+
+def test_a_stream_may_be_read_by_changing_threads(made):
+    generator, expected = made
+    stream = generator.stream(ASKED)
+    text = ""
+    while True:
+        with ThreadPoolExecutor(1) as pool:
+            piece = pool.submit(next, stream).result()
+        text += piece.text
+        if piece.finish:
+            break
+    assert text == expected
 
 
 def test_a_generator_has_a_name(made):

@@ -30,6 +30,7 @@ DISTRIBUTIONS = {"faiss": "faiss-cpu"}  # module -> where they differ
 EXTRAS = {
     "ocr": "reads scans and images",
     "st": "any local embedding model",
+    "transformers": "any language model with a chat template",
     "langchain": "any LangChain model or embeddings",
     "glm": "runs ChatGLM models",
     "unstructured": "reads .org files",
@@ -86,6 +87,7 @@ def _library(module: str) -> Finding:
 def _extras(config: Config) -> Iterator[Finding]:
     needed = {
         "st": config.embedder.kind == "sentence-transformers",
+        "transformers": config.generator.kind == "transformers",
         "langchain": "langchain" in (config.embedder.kind, config.generator.kind),
     }
     wished = {"ocr": config.knowledge.ocr}

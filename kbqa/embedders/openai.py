@@ -1,6 +1,6 @@
 """Any server with an OpenAI-compatible `POST /embeddings`: vLLM, Xinference, Ollama, TEI, the cloud.
 
-Plain urllib: one request a batch, tried again when the server is busy or away.
+One request a batch, tried again when the server is busy or away.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from http.client import HTTPException
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 import numpy as np
 
 from kbqa.embedders.vectors import unit_rows
+from kbqa.endpoint import Endpoint, NoReply
 from kbqa.errors import ConfigError, KbqaError
 
 if TYPE_CHECKING:
@@ -53,13 +51,11 @@ class OpenAIEmbedder:
         attempts: int = 4,
         backoff: float = 0.5,
     ) -> None:
-        if urlsplit(base_url).scheme not in ("http", "https"):
-            raise ConfigError(f"embedder.base_url is {base_url!r}; it must begin with http:// or https://")
-        self._url = f"{base_url.rstrip('/')}/embeddings"
+        key = api_key or os.environ.get(api_key_env)
+        self._endpoint = Endpoint("embedder", base_url, "/embeddings", key=key, timeout=timeout)
+        self._url = self._endpoint.url
         self._model = model
-        self._key = api_key or os.environ.get(api_key_env)
         self._batch_size = batch_size
-        self._timeout = timeout
         self._attempts = attempts
         self._backoff = backoff
         self.name = f"openai:{model}"
@@ -98,29 +94,23 @@ class OpenAIEmbedder:
             raise KbqaError(f"{self._url} answered, but not as an embeddings endpoint does: {error!r}") from error
 
     def _post(self, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = Request(self._url, json.dumps(body).encode(), headers, method="POST")
         for attempt in range(self._attempts):
             pause = self._backoff * 2**attempt
             try:
-                with urlopen(request, timeout=self._timeout) as response:
-                    return json.loads(response.read())
-            except HTTPError as error:
-                with error:
-                    detail = error.read(500).decode("utf-8", "replace").strip().replace("\n", " ")
-                if error.code not in BUSY:
-                    raise ConfigError(f"{self._url} refused model {self._model}: {error.code} {detail}") from error
-                failed = f"{error.code} {detail}"
-                pause = _retry_after(error.headers.get("Retry-After"), pause)
-            except (URLError, HTTPException, OSError) as error:
-                failed = str(getattr(error, "reason", "") or error or type(error).__name__)
+                with closing(self._endpoint.post(body)) as reply:
+                    if reply.status == 200:
+                        return json.loads(reply.read())
+                    failed = f"{reply.status} {reply.complaint()}"
+                    if reply.status not in BUSY:
+                        raise ConfigError(f"{self._url} refused model {self._model}: {failed}")
+                    pause = _retry_after(reply.header("Retry-After"), pause)
+            except NoReply as error:
+                failed = str(error)
             except ValueError as error:  # not JSON, or not UTF-8
                 raise KbqaError(f"{self._url} answered, but not with JSON; is base_url right?") from error
             if attempt + 1 < self._attempts:
                 time.sleep(min(pause, LONGEST_PAUSE))
-        raise KbqaError(f"{self._url} cannot be used after {self._attempts} attempts: {failed}; is the server running?")
+        raise KbqaError(f"{self._url} cannot be used after {self._attempts} attempts: {failed}")
 
 
 def _vector(embedding: str | list[float]) -> Vectors:
