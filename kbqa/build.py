@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 
 from kbqa.analyzer import VERSION as ANALYZER
 from kbqa.chain import KnowledgeBase
@@ -22,6 +23,7 @@ from kbqa.config import (
     EmbedderConfig,
     GeneratorConfig,
     Home,
+    RerankerConfig,
     as_argument,
     check_name,
     ingest_command,
@@ -41,9 +43,9 @@ from kbqa.retriever import Retriever, SynonymFile
 from kbqa.splitter import Splitter, in_words
 from kbqa.store import FORMAT, Passport, Store, StoredDocument, set_aside
 from kbqa.store.files import CATALOGUE, remove_catalogue, write_lock
-from kbqa.types import Document, Embedder, Generator, IngestReport
+from kbqa.types import Document, Embedder, Generator, IngestReport, Reranker
 
-__all__ = ["Installation", "make_embedder", "make_generator"]
+__all__ = ["Installation", "make_embedder", "make_generator", "make_reranker"]
 
 
 class Installation:
@@ -52,6 +54,8 @@ class Installation:
     def __init__(self, home: Home, config: Config | None = None) -> None:
         self.home = home
         self.config = load_config(home) if config is None else config
+        self._reranker: Reranker | None = None
+        self._loading = Lock()
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -67,6 +71,15 @@ class Installation:
     @cached_property
     def generator(self) -> Generator:
         return make_generator(self.config.generator, self.home.folder)
+
+    def reranker(self) -> Reranker:
+        """Made at the first call, once: the first questions may come at the same time, and memory holds one model."""
+        if self.config.retrieval.reranker is None:
+            raise ConfigError("config.yaml names no retrieval.reranker")
+        with self._loading:
+            if self._reranker is None:
+                self._reranker = make_reranker(self.config.retrieval.reranker, self.home.folder)
+            return self._reranker
 
     @property
     def passport(self) -> Passport:
@@ -122,7 +135,7 @@ class Installation:
 
     def knowledge_base(self, name: str, store: Store, synonyms: SynonymFile | None = None) -> KnowledgeBase:
         config = self.config
-        retriever = Retriever(store, self.embedder, config.retrieval, synonyms)
+        retriever = Retriever(store, self.embedder, config.retrieval, synonyms, self.reranker)
         return KnowledgeBase(
             name, store, retriever, self.generator, self.splitter, self.embedder, config.retrieval, config.prompt
         )
@@ -357,6 +370,15 @@ def make_embedder(config: EmbedderConfig, folder: Path) -> Embedder:
             return LangChainEmbedder(config.import_path or "", config.options)
 
 
+def make_reranker(config: RerankerConfig, folder: Path) -> Reranker:
+    """The reranker that `config` names; a relative path is below `folder`."""
+    from kbqa.retriever.cross_encoder import CrossEncoderReranker
+
+    return CrossEncoderReranker(
+        _path(config.model, folder), device=config.device, dtype=config.dtype, batch_size=config.batch_size
+    )
+
+
 def make_generator(config: GeneratorConfig, folder: Path = Path()) -> Generator:
     """The generator that `config` names; a relative path is below `folder`."""
     match config.kind:
@@ -364,6 +386,23 @@ def make_generator(config: GeneratorConfig, folder: Path = Path()) -> Generator:
             from kbqa.generators.extractive import ExtractiveGenerator
 
             return ExtractiveGenerator(config.sentences)
+        case "chatglm":
+            from kbqa.generators.chatglm import ChatGLMGenerator
+
+            return ChatGLMGenerator(
+                _path(config.model or "", folder),
+                dtype=config.dtype,
+                device=config.device,
+                quantize=config.quantize,
+                prefix=_path(config.prefix, folder) if config.prefix else None,
+                adapters={name: _path(str(path), folder) for name, path in config.adapters.items()},
+                family=config.family,
+                temperature=config.temperature,
+                max_tokens=config.max_tokens,
+                context=config.context,
+                slots=config.slots,
+                waiting=config.waiting,
+            )
         case "openai":
             from kbqa.generators.openai import OpenAIGenerator
 

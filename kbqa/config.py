@@ -1,8 +1,9 @@
 """config.yaml: read once, checked, frozen.
 
 Every setting has a default, so an empty file (or none) is a working configuration. The environment overrides the
-file: KBQA_RETRIEVAL__MIN_CONFIDENCE=0.4 sets `retrieval.min_confidence`. Relative paths in it are relative to the
-home folder, which holds config.yaml, knowledge/ and vectorstore/.
+file: KBQA_RETRIEVAL__MIN_CONFIDENCE=0.4 sets `retrieval.min_confidence`, KBQA_RETRIEVAL__RERANKER__DEVICE=cpu sets
+`retrieval.reranker.device`. Relative paths in it are relative to the home folder, which holds config.yaml, knowledge/
+and vectorstore/.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import types
 import typing
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -26,6 +27,7 @@ __all__ = [
     "Home",
     "KnowledgeConfig",
     "PromptConfig",
+    "RerankerConfig",
     "RetrievalConfig",
     "SplitterConfig",
     "as_argument",
@@ -80,10 +82,23 @@ class EmbedderConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RerankerConfig:
+    """A cross-encoder that reads the question together with each of the best passages."""
+
+    model: str = ""  # a folder; must be named
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: int = 32
+    candidates: int = 30  # passages that it reads
+    weight: float = 0.7  # of its judgement, the order in which the passages were found has the rest
+
+
+@dataclass(frozen=True, slots=True)
 class RetrievalConfig:
     k: int = 5  # passages that may go into the prompt
     candidates: int = 50  # taken from each arm before they are fused
-    dense_weight: float = 0.2  # of the dense arm, the lexical one has the rest
+    dense_weight: float | None = None  # of the dense arm, the lexical one has the rest; None: the embedder's own
+    reranker: RerankerConfig | None = None
     neighbours: int = 1  # chunks before and after a hit that go with it into the prompt
     min_confidence: float = 0.42  # below, the answer is the refusal and no generator is asked
     max_question_characters: int = 4000
@@ -100,20 +115,27 @@ class PromptConfig:
 class GeneratorConfig:
     """Who writes the answer; the other settings belong to the kind named behind them."""
 
-    kind: Literal["extractive", "openai", "transformers", "langchain"] = "extractive"
+    kind: Literal["extractive", "chatglm", "openai", "transformers", "langchain"] = "extractive"
     sentences: int = 3  # extractive: at most so many
-    model: str | None = None  # openai: the model's name; transformers: a folder
+    model: str | None = None  # chatglm, transformers: a folder; openai: the model's name
     base_url: str | None = None  # openai
     api_key_env: str = "OPENAI_API_KEY"  # openai: the environment variable that holds the key
     timeout: float = 120.0  # openai: seconds for which the server may say nothing
-    device: str | None = None  # transformers
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # transformers; auto: as the weights are stored
-    waiting: int = 8  # transformers: questions that may wait while one is being answered
+    device: str | None = None  # chatglm, transformers
+    # chatglm, transformers; auto: as the weights are stored (chatglm on a CPU: bfloat16)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Literal[4, 8] | None = None  # chatglm: bits of a weight, while loading
+    prefix: str | None = None  # chatglm: the folder of a P-Tuning checkpoint
+    adapters: Mapping[str, Any] = field(default_factory=dict)  # chatglm: further ones by name
+    family: Literal["chatglm", "chatglm2", "chatglm3", "glm4"] | None = None  # chatglm: where its folder does not tell
+    context: int | None = None  # chatglm: tokens of a prompt and its answer
+    slots: int = 4  # chatglm: answers that are written at once
+    waiting: int = 32  # chatglm, transformers: questions that may wait for their turn
     import_path: str | None = None  # langchain: package.module.Class
     # openai: further fields of a request; transformers: variables of the chat template; langchain: class's arguments
     options: Mapping[str, Any] = field(default_factory=dict)
-    temperature: float | None = None  # openai, transformers, langchain
-    max_tokens: int | None = None  # openai, transformers, langchain
+    temperature: float | None = None  # all that write
+    max_tokens: int | None = None  # all that write
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +239,13 @@ def load_config(home: Home, environ: Mapping[str, str] = os.environ, path: Path 
     given = _read_yaml(path or home.config)
     variables: dict[str, str] = {}  # setting -> the environment variable that sets it
     for key, value in environ.items():
-        section, separator, name = key.removeprefix("KBQA_").lower().partition("__")
-        if key.startswith("KBQA_") and separator:
-            _section(given, section, f"the environment variable {key}")[name] = _scalar(value, key)
-            variables[f"{section}.{name}"] = key
+        *sections, name = key.removeprefix("KBQA_").lower().split("__")
+        if key.startswith("KBQA_") and sections:
+            where = given
+            for depth, section in enumerate(sections, 1):
+                where = _section(where, section, f"the environment variable {key}", ".".join(sections[:depth]))
+            where[name] = _scalar(value, key)
+            variables[".".join([*sections, name])] = key
     try:
         return _checked_config(given)
     except ConfigError as error:
@@ -239,11 +264,10 @@ def stray_variables(config: Config, environ: Mapping[str, str] = os.environ) -> 
     They are no error, because other programs may have their own.
     """
     known = {*_OTHER_VARIABLES, config.embedder.api_key_env, config.generator.api_key_env}
-    meant = {
-        f"KBQA_{section.name}_{setting.name}".upper(): f"KBQA_{section.name}__{setting.name}".upper()
-        for section in fields(Config)
-        for setting in fields(getattr(config, section.name))
-    }
+    names: list[tuple[str, ...]]
+    names = [(section.name, f.name) for section in fields(Config) for f in fields(getattr(config, section.name))]
+    names += [("retrieval", "reranker", f.name) for f in fields(RerankerConfig)]
+    meant = {"_".join(("KBQA", *name)).upper(): f"KBQA_{'__'.join(name)}".upper() for name in names}
     stray = (key for key in environ if key.startswith("KBQA_") and "__" not in key.removeprefix("KBQA_"))
     return {key: meant.get(key.replace("KBQA__", "KBQA_"), "") for key in sorted(stray) if key not in known}
 
@@ -309,12 +333,13 @@ def _twice(tree: Any) -> str:
     return ""
 
 
-def _section(given: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+def _section(given: dict[str, Any], name: str, where: str, path: str = "") -> dict[str, Any]:
+    """`path` is its whole name, where it is a section of a section."""
     section = given.setdefault(name, {})
     if section is None:
         section = given[name] = {}
     if not isinstance(section, dict):
-        raise ConfigError(f"{name} in {where} must be a section with settings, not {section!r}")
+        raise ConfigError(f"{path or name} in {where} must be a section with settings, not {section!r}")
     return section
 
 
@@ -341,6 +366,10 @@ def _checked(key: str, wanted: Any, value: Any) -> Any:
         if value is None:
             return None
         wanted = next(option for option in get_args(wanted) if option is not type(None))
+    if isinstance(wanted, type) and is_dataclass(wanted):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key} is {value!r}; it must be a section with settings")
+        return _build(key, wanted, value)
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
             raise ConfigError(f"{key} is {value!r}; it can be: {', '.join(map(str, get_args(wanted)))}")
@@ -374,24 +403,39 @@ def _check(config: Config) -> None:
         ("retrieval.k", config.retrieval.k, 1, 1000),
         ("retrieval.candidates", config.retrieval.candidates, config.retrieval.k, 10_000),
         ("retrieval.min_confidence", config.retrieval.min_confidence, 0, 1),
-        ("retrieval.dense_weight", config.retrieval.dense_weight, 0, 1),
+        ("retrieval.dense_weight", config.retrieval.dense_weight or 0, 0, 1),
         ("knowledge.seconds_per_file", config.knowledge.seconds_per_file, 1, 86_400),
         ("knowledge.memory_mb", config.knowledge.memory_mb, 256, 1_000_000),
         ("knowledge.max_file_mb", config.knowledge.max_file_mb, 1, 1_000_000),
         ("generator.sentences", config.generator.sentences, 1, 20),
         ("generator.timeout", config.generator.timeout, 1, 86_400),
         ("generator.waiting", config.generator.waiting, 0, 10_000),
+        ("generator.context", config.generator.context, 16, 10_000_000),
+        ("generator.slots", config.generator.slots, 1, 1000),
         ("generator.temperature", config.generator.temperature, 0, 2),
         ("generator.max_tokens", config.generator.max_tokens, 1, 1_000_000),
         ("embedder.batch_size", config.embedder.batch_size, 1, 10_000),
     ]
+    if reranker := config.retrieval.reranker:
+        if not reranker.model:
+            raise ConfigError("retrieval.reranker needs retrieval.reranker.model, the folder of a cross-encoder")
+        limits += [
+            ("retrieval.reranker.batch_size", reranker.batch_size, 1, 10_000),
+            ("retrieval.reranker.candidates", reranker.candidates, 1, 1000),
+            ("retrieval.reranker.weight", reranker.weight, 0, 1),
+        ]
     for key, value, low, high in limits:
         if value is not None and not low <= value <= high:
             raise ConfigError(f"{key} is {value:.10g}; it must lie between {low:.10g} and {high:.10g}")
     _check_template(config.prompt.template)
     needed = {
         "embedder": {"sentence-transformers": ["model"], "openai": ["base_url", "model"], "langchain": ["import_path"]},
-        "generator": {"openai": ["base_url", "model"], "transformers": ["model"], "langchain": ["import_path"]},
+        "generator": {
+            "chatglm": ["model"],
+            "openai": ["base_url", "model"],
+            "transformers": ["model"],
+            "langchain": ["import_path"],
+        },
     }
     for section, kinds in needed.items():
         settings = getattr(config, section)
