@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from kbqa.config import Config, EmbedderConfig, Home, check_name, find_home, load_config, stray_variables
+from kbqa.config import (
+    Config,
+    EmbedderConfig,
+    Home,
+    RerankerConfig,
+    RetrievalConfig,
+    check_name,
+    find_home,
+    load_config,
+    stray_variables,
+)
 from kbqa.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +88,21 @@ def test_the_environment_overrides_the_file(load):
     assert (config.knowledge.default, config.knowledge.ocr) == ("制度", False)
 
 
+def test_the_environment_reaches_the_settings_of_a_section_within_a_section(load):
+    environ = {"KBQA_RETRIEVAL__RERANKER__MODEL": "models/b", "KBQA_RETRIEVAL__RERANKER__BATCH_SIZE": "8"}
+    reranker = load("retrieval: {reranker: {model: models/a, weight: 1}}", environ).retrieval.reranker
+    assert reranker == RerankerConfig("models/b", batch_size=8, weight=1.0)
+    assert load("", environ).retrieval.reranker == RerankerConfig("models/b", batch_size=8)
+    whole = {"KBQA_RETRIEVAL__RERANKER": "{model: models/c}", "KBQA_RETRIEVAL__K": "7"}
+    assert load("", whole).retrieval == RetrievalConfig(k=7, reranker=RerankerConfig("models/c"))
+
+
+def test_the_reranker_in_the_template_works_once_its_comment_signs_are_gone(load):
+    (settings,) = re.findall(r"^  # (reranker:.*\n(?:  #   .*\n)+)", TEMPLATE, re.MULTILINE)
+    reranker = load("retrieval:\n  " + re.sub("^  # ", "  ", settings, flags=re.MULTILINE)).retrieval.reranker
+    assert reranker == RerankerConfig("models/bge-reranker-base", device="cuda")
+
+
 def test_variables_without_a_section_are_not_settings(load):
     assert load("", {"KBQA_HOME": "/anywhere", "KBQA_TESTDATA": "x", "KBQA_DEBUG": "1"}) == Config()
 
@@ -88,6 +113,7 @@ def test_variables_that_nothing_reads_are_known_and_what_they_may_mean():
         "KBQA_RETRIEVAL__K": "5",
         "KBQA_EMBEDDER_KIND": "static",
         "KBQA__SPLITTER_SIZE": "200",
+        "KBQA_RETRIEVAL_RERANKER_MODEL": "models/b",
         "KBQA_FOO": "1",
         "KBQA_KEY": "secret",
         "PATH": "/bin",
@@ -96,6 +122,7 @@ def test_variables_that_nothing_reads_are_known_and_what_they_may_mean():
     assert stray_variables(config, environ) == {
         "KBQA_EMBEDDER_KIND": "KBQA_EMBEDDER__KIND",
         "KBQA_FOO": "",
+        "KBQA_RETRIEVAL_RERANKER_MODEL": "KBQA_RETRIEVAL__RERANKER__MODEL",
         "KBQA__SPLITTER_SIZE": "KBQA_SPLITTER__SIZE",
     }
 
@@ -128,6 +155,13 @@ def test_a_whole_number_serves_where_a_fraction_is_wanted(load):
         ("embedder: {kind: sentence-transformers}", ["embedder.model"]),
         ("generator: {kind: langchain}", ["generator.import_path"]),
         ("retrieval: 5", ["retrieval", "section"]),
+        ("retrieval: {dense_weight: 1.5}", ["retrieval.dense_weight is 1.5", "between 0 and 1"]),
+        ("retrieval: {reranker: bge}", ["retrieval.reranker is 'bge'", "section"]),
+        ("retrieval: {reranker: {}}", ["retrieval.reranker needs retrieval.reranker.model"]),
+        ("retrieval: {reranker: {modell: a}}", ["retrieval.reranker.modell is not", "retrieval.reranker has: model"]),
+        ("retrieval: {reranker: {model: a, dtype: int8}}", ["retrieval.reranker.dtype", "'int8'", "bfloat16"]),
+        ("retrieval: {reranker: {model: a, candidates: 0}}", ["retrieval.reranker.candidates is 0", "1 and 1000"]),
+        ("retrieval: {reranker: {model: a, weight: -1}}", ["retrieval.reranker.weight is -1", "between 0 and 1"]),
         ("- retrieval", ["sections"]),
         ("retrieval: {k: 3\nprompt:", ["not valid YAML", "line"]),
         ("retrieval: {k: 2024-13-45}", ["not valid YAML", "month"]),
@@ -176,6 +210,9 @@ def test_a_template_may_hold_other_braces_as_they_stand(load, braces):
         ("KBQA_RETRIEVE__K", "1"),
         ("KBQA_KNOWLEDGE__DEFAULT", "../etc"),
         ("KBQA_EMBEDDER__KIND", "openai"),
+        ("KBQA_RETRIEVAL__RERANKER__BATCH_SIZE", "viele"),
+        ("KBQA_RETRIEVAL__RERANKER__MODELL", "bge"),
+        ("KBQA_RETRIEVAL__RERANKER", "{model: bge, weight: 2}"),
     ],
 )
 def test_an_error_that_a_variable_made_names_the_variable(load, variable, value):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from kbqa.embedders.sentence_transformer import (
 )
 from kbqa.embedders.static import StaticEmbedder, pack, save_model
 from kbqa.embedders.vectors import unit_rows
+from kbqa.embedders.weight import DEFAULT_WEIGHT, WEIGHT_FILE, own_weight, save_weight
 from kbqa.errors import ConfigError, KbqaError
 
 LEAVE = "员工每年享有十天带薪年假，须提前三天申请。"
@@ -106,7 +108,7 @@ def make_bert(folder, seed: int) -> None:
     )
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(c for c in characters if c.strip())]
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     BertModel(
         BertConfig(
             vocab_size=len(vocabulary),
@@ -262,6 +264,53 @@ def test_importing_embedders_loads_no_heavy_library():
     assert not {"torch", "transformers", "sentence_transformers", "langchain_core"} & set(done.stdout.split())
 
 
+# --- the weight of its own -------------------------------------------------------------------------------------------
+
+
+def test_a_weight_is_kept_beside_the_model_and_changes_no_vector(bert, tmp_path):
+    folder = tmp_path / "bge-small-zh"
+    shutil.copytree(bert, folder)
+    before = SentenceTransformerEmbedder(str(folder), device="cpu")
+    assert own_weight(before) == DEFAULT_WEIGHT
+    save_weight(before.weight_file, 0.45, [{"dataset": "问题", "queries": 12}])
+    after = SentenceTransformerEmbedder(str(folder), device="cpu")
+    assert own_weight(after) == 0.45
+    assert after.fingerprint == before.fingerprint, "no base must be built anew"
+
+
+def test_what_else_stands_in_the_file_stays(tmp_path):
+    (tmp_path / WEIGHT_FILE).write_text('{"说明": "我们的模型", "dense_weight": 0.1}', encoding="utf-8")
+    save_weight(tmp_path / WEIGHT_FILE, 0.3, [])
+    kept = json.loads((tmp_path / WEIGHT_FILE).read_text(encoding="utf-8"))
+    assert (kept["说明"], kept["dense_weight"]) == ("我们的模型", 0.3)
+
+
+def test_the_built_in_embedder_has_a_weight_that_was_learned():
+    embedder = StaticEmbedder()
+    assert embedder.weight_file is not None
+    assert embedder.weight_file.is_file()
+    assert 0 < own_weight(embedder) < 1
+
+
+def test_one_whose_model_lies_elsewhere_has_the_default():
+    assert own_weight(LangChainEmbedder(CharacterEmbeddings())) == DEFAULT_WEIGHT
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"dense_weight": "viel"}', '{"dense_weight": true}', '{"dense_weight": 3}']
+)
+def test_a_file_that_holds_no_weight_is_named(tmp_path, content):
+    small_static(tmp_path / "model.npz", 1)
+    (tmp_path / WEIGHT_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=WEIGHT_FILE):
+        own_weight(StaticEmbedder(tmp_path / "model.npz"))
+
+
+def test_a_weight_that_cannot_be_kept_is_told_with_the_setting_that_does_the_same(tmp_path):
+    with pytest.raises(ConfigError, match=r"retrieval\.dense_weight: 0\.3 in config\.yaml"):
+        save_weight(tmp_path / "nirgends" / WEIGHT_FILE, 0.3, [])
+
+
 # --- static ----------------------------------------------------------------------------------------------------------
 
 
@@ -410,8 +459,6 @@ def test_families_are_known_by_name(name, expected):
 
 
 def test_what_the_model_itself_declares_comes_before_its_family(bert, tmp_path):
-    import shutil
-
     folder = tmp_path / "bge-small-zh"
     shutil.copytree(bert, folder)
     config = folder / "config_sentence_transformers.json"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from random import Random
 
 import pytest
@@ -9,15 +10,20 @@ from click.testing import CliRunner
 
 from kbqa.build import Installation
 from kbqa.cli import kbqa
-from kbqa.config import Config, Home
+from kbqa.config import Config, Home, RetrievalConfig
+from kbqa.embedders.static import SHIPPED, StaticEmbedder
+from kbqa.embedders.weight import WEIGHT_FILE, own_weight
 from kbqa.errors import ConfigError
 from kbqa.evaluation import (
     AnswersReport,
     Comparison,
+    FusionReport,
+    FusionScores,
     Question,
     RefusalReport,
     Reply,
     evaluate_answers,
+    evaluate_fusion,
     evaluate_refusal,
     evaluate_retrieval,
     evaluate_support,
@@ -28,6 +34,7 @@ from kbqa.evaluation import (
     opened,
     support_cases,
 )
+from kbqa.evaluation.fusion import WEIGHTS
 from kbqa.evaluation.perturb import FALSE, TRUE, Setting, variants
 from kbqa.evaluation.retrieval import _ndcg
 from kbqa.evaluation.scores import contains, exact_match, f1, plain
@@ -47,6 +54,16 @@ QUERIES = {
 }
 QRELS = [("q1", "假期", 1), ("q2", "备份", 2), ("q2", "假期", 0), ("q3", "仓库", 1)]
 UNTOLD = ["董事长的电子邮箱地址是什么？", "公司股票的发行价是多少港币？"]
+
+
+class Embeddings:
+    """What LangChain calls Embeddings: a text's length and its number of different characters."""
+
+    def embed_documents(self, texts):
+        return [self.embed_query(text) for text in texts]
+
+    def embed_query(self, text):
+        return [float(len(text)), float(len(set(text)))]
 
 
 def write_lines(path, rows):
@@ -135,6 +152,65 @@ def test_a_sample_is_the_same_for_the_same_seed(folder, open_base):
     assert asked[0] == asked[1]
     assert len({tuple(ids) for ids in asked}) > 1
     assert all(ids == sorted(ids) and len(ids) == 2 for ids in asked)
+
+
+# --- the weight of the dense arm -------------------------------------------------------------------------------------
+
+
+def test_the_weights_of_a_set_are_those_that_a_search_would_have(folder, open_base, tmp_path):
+    scores = evaluate_fusion(folder, open_base)
+    report = evaluate_retrieval(folder, open_base).as_json()["arms"]
+    assert (scores.queries, scores.name) == (3, folder.name)
+    assert scores.lexical == report["lexical"]["recall@5"] == scores.hybrid[0]
+    assert scores.dense == report["dense"]["recall@5"] == scores.hybrid[-1]
+
+
+def test_the_best_weight_is_the_best_of_those_that_lose_nothing_on_any_set():
+    def scored(name, lexical, dense, **at):
+        return FusionScores(name, 9, lexical, dense, tuple(at.get(f"w{int(w * 100)}", lexical) for w in WEIGHTS))
+
+    one = scored("甲", 0.5, 0.4, w20=0.6, w30=0.62, w40=0.9)
+    other = scored("乙", 0.8, 0.7, w20=0.798, w30=0.798, w40=0.79)
+    report = FusionReport((one, other))
+    assert report.best == 0.3
+    assert [row["weight"] for row in report.as_json()["weights"] if not row["holds"]] == [0.4]
+    assert FusionReport((scored("丙", 0.5, 0.6),)).best is None
+
+
+def test_of_equal_weights_the_smallest_is_the_best():
+    flat = FusionScores("甲", 9, 0.5, 0.4, (0.5, *[0.6] * 20))
+    assert FusionReport((flat,)).best == WEIGHTS[1]
+
+
+def test_the_learned_weight_is_kept_and_counts_in_the_next_search(folder, tmp_path, monkeypatch):
+    kept = tmp_path / WEIGHT_FILE
+    shutil.copy(SHIPPED, tmp_path / "model.npz")
+    monkeypatch.setattr("kbqa.embedders.static.SHIPPED", tmp_path / "model.npz")
+    home = tmp_path / "家"
+    assert CliRunner().invoke(kbqa, ["init", str(home)]).exit_code == 0
+    result = CliRunner().invoke(kbqa, ["--home", str(home), "eval", "fusion", str(folder), "--save", "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["saved"] == str(kept)
+    assert told["best"] == own_weight(StaticEmbedder())
+    assert [found["dataset"] for found in told["sets"]] == [folder.name]
+    table = CliRunner().invoke(kbqa, ["--home", str(home), "eval", "fusion", str(folder)]).stdout.splitlines()
+    assert table[0].split("\t") == ["Recall@5", folder.name, "mean", ""]
+    assert [line.split("\t")[0] for line in table if line.endswith("best")] == [f"{told['best']:.2f}"]
+    with Installation(Home(home), Config()).temporary_base(tmp_path / "库", []) as base:
+        assert base.retriever.dense_weight == told["best"]
+    config = Config(retrieval=RetrievalConfig(dense_weight=0.7))
+    with Installation(Home(home), config).temporary_base(tmp_path / "庫", []) as base:
+        assert base.retriever.dense_weight == 0.7
+
+
+def test_a_weight_is_not_learned_in_vain_where_it_cannot_be_kept(folder, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        f"embedder: {{kind: langchain, import_path: {__name__}.Embeddings}}", encoding="utf-8"
+    )
+    result = CliRunner().invoke(kbqa, ["--home", str(tmp_path), "eval", "fusion", str(folder), "--save"])
+    assert result.exit_code == 1
+    assert "set retrieval.dense_weight in config.yaml" in result.stderr
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,19 @@
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
+from click.testing import CliRunner
 
 from kbqa.build import Installation
-from kbqa.config import Config, Home, RetrievalConfig
-from kbqa.errors import ConfigError, QuestionError
+from kbqa.cli import kbqa
+from kbqa.config import Config, Home, RerankerConfig, RetrievalConfig, load_config
+from kbqa.errors import ConfigError, KbqaError, QuestionError
 from kbqa.retriever import Retriever, SynonymFile, expand
+from kbqa.retriever.cross_encoder import CrossEncoderReranker
 from kbqa.retriever.followup import leaning, standalone
+from kbqa.retriever.fusion import calibrated, reordered
 from kbqa.retriever.numerals import spellings
 from kbqa.retriever.subject import named, stands_in
 from kbqa.retriever.synonyms import Synonyms
@@ -443,3 +452,274 @@ def test_an_english_word_is_found_in_its_other_forms(tmp_path):
     config = Config(retrieval=RetrievalConfig(dense_weight=0.0))
     with Installation(Home(tmp_path), config).temporary_base(tmp_path / "库", made) as base:
         assert base.search("Who is restructuring debt?").hits[0].chunk.source == "0.md"
+
+
+# --- fusion ----------------------------------------------------------------------------------------------------------
+
+
+def test_more_weight_of_the_dense_arm_lets_its_candidates_overtake():
+    chunks = {1: chunk(1, "甲", "年假"), 2: chunk(2, "乙", "带薪休假")}
+    found = calibrated("年假有几天？", chunks, {1: 9.0}, {1: 0.1, 2: 0.7})
+    assert [i for i, _ in found.ranked(0.2)] == [1, 2]
+    assert [i for i, _ in found.ranked(0.8)] == [2, 1]
+    assert found.ranked(0.0) == [(1, 1.0), (2, 0.0)]
+
+
+def test_cosines_that_lie_close_together_hardly_count():
+    chunks = {1: chunk(1, "甲", "年假"), 2: chunk(2, "乙", "带薪休假")}
+    found = calibrated("年假有几天？", chunks, {1: 9.0, 2: 8.0}, {1: 0.3, 2: 0.301})
+    assert [i for i, _ in found.ranked(0.8)] == [1, 2]
+
+
+# --- reranking -------------------------------------------------------------------------------------------------------
+
+RULES = {
+    "旧制度.md": "年假有几天？年假为五天，已经废止。",
+    "新制度.md": "员工每年享有十天带薪年假。本条现行有效。",
+    "食堂.md": "食堂每天供应午餐。",
+}
+LIKED, DISLIKED = "现行", "废止"
+
+
+def make_cross_encoder(folder, labels=1, gain=4.0):
+    """A BERT whose weights are set by hand: it likes pairs that hold many characters of LIKED, and not DISLIKED.
+
+    Attention is uniform, so that [CLS] holds the mean of all tokens' vectors; of these only two components count.
+    """
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    folder.mkdir(parents=True)
+    characters = sorted({character for text in RULES.values() for character in text})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=4,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=4,
+            max_position_embeddings=64,
+            layer_norm_eps=1.0,  # so that the length of a vector still tells after a layer norm
+            num_labels=labels,
+        )
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "LayerNorm.weight" not in name:
+                parameter.zero_()
+        for sign, characters in ((1.0, LIKED), (-1.0, DISLIKED)):
+            for character in characters:
+                at = vocabulary.index(character)
+                model.bert.embeddings.word_embeddings.weight[at, :2] = torch.tensor([sign, -sign])
+        layer = model.bert.encoder.layer[0].attention
+        layer.self.value.weight.copy_(torch.eye(4))
+        layer.output.dense.weight.copy_(torch.eye(4))
+        model.bert.pooler.dense.weight[0, 0] = 4.0
+        model.classifier.weight[0, 0] = gain
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory):
+    return make_cross_encoder(tmp_path_factory.mktemp("models") / "tiny-reranker")
+
+
+class SharedCharacters:
+    """A small honest reranker: the share of the question's characters that a passage holds. Counts its calls."""
+
+    name = "shared characters"
+
+    def __init__(self):
+        self.read = []
+
+    def score(self, question, passages):
+        self.read.append((question, list(passages)))
+        return [sum(character in passage for character in question) / len(question) for passage in passages]
+
+
+@pytest.fixture(params=["cross-encoder", "shared characters"])
+def reranker(request):
+    if request.param == "shared characters":
+        return SharedCharacters()
+    return CrossEncoderReranker(str(request.getfixturevalue("cross_encoder")), device="cpu", batch_size=2)
+
+
+def test_every_passage_is_judged_in_its_place_between_0_and_1(reranker):
+    passages = [*RULES.values(), "", "🙂", "年假" * 500] * 3
+    scores = reranker.score("年假有几天？", passages)
+    assert all(isinstance(score, float) and 0 <= score <= 1 for score in scores)
+    assert scores[:6] == pytest.approx(scores[6:12], abs=1e-5)
+    assert scores[1] == pytest.approx(reranker.score("年假有几天？", [RULES["新制度.md"]])[0], abs=1e-5)
+    assert reranker.score("年假有几天？", []) == []
+
+
+def test_threads_may_share_a_reranker(reranker):
+    expected = reranker.score("年假有几天？", list(RULES.values()))
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(lambda _: reranker.score("年假有几天？", list(RULES.values())), range(8)):
+            assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_cross_encoder_says_what_its_weights_say(cross_encoder):
+    old, new, canteen = CrossEncoderReranker(str(cross_encoder), device="cpu").score("年假有几天？", [*RULES.values()])
+    assert old < 0.45 < canteen < 0.55 < new
+
+
+def test_judgements_reorder_and_those_not_judged_stay_behind():
+    ranking = [(1, 1.0), (2, 0.9), (3, 0.8), (4, 0.7)]
+    assert [i for i, _ in reordered(ranking, [0.1, 0.2, 0.9], 0.7)] == [3, 2, 1, 4]
+    assert reordered(ranking, [0.1, 0.2, 0.9], 0.0) == ranking
+    assert [i for i, _ in reordered(ranking, [0.001, 0.002, 0.003], 0.7)] == [1, 2, 3, 4], "all alike: nothing is said"
+    scores = [score for _, score in reordered(ranking, [0.0, 1.0], 0.5)]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+
+
+@pytest.fixture
+def rules(tmp_path):
+    """A function: settings of the reranker, and the reranker -> a retriever of RULES."""
+    made = [
+        Document(source, source.removesuffix(".md"), (Block("text", text),), f"{number:064}", "md")
+        for number, (source, text) in enumerate(RULES.items())
+    ]
+    with Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "库", made) as base:
+
+        def retriever(reranker, **settings):
+            config = replace(base.retrieval, reranker=RerankerConfig("不用", **settings))
+            return Retriever(base.store, base.embedder, config, reranker=lambda: reranker)
+
+        yield retriever
+
+
+def test_only_the_best_candidates_are_read(rules):
+    fake = SharedCharacters()
+    hits = rules(fake, candidates=2).search("年假有几天？", 3).hits
+    assert [len(passages) for _, passages in fake.read] == [2]
+    assert [hit.reranked is None for hit in hits] == [False, False, True]
+    assert fake.read[0][1][0].startswith("旧制度\n"), "the context is read too"
+
+
+def test_a_follow_up_is_judged_once_and_as_it_was_searched_for(rules):
+    fake = SharedCharacters()
+    found = rules(fake).search("那食堂呢？", history=[("年假有几天？", "十天")])
+    assert [question for question, _ in fake.read] == [found.question]
+    assert "食堂" in found.question
+
+
+def test_each_arm_is_measured_without_the_reranker(rules):
+    fake = SharedCharacters()
+    rules(fake).fused(0.0).search("年假有几天？")
+    assert fake.read == []
+
+
+# --- reranking through config.yaml and the command line --------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch, cross_encoder):
+    """A function: kbqa in a home that holds RULES and a reranker below models/ -> its result."""
+    home = tmp_path / "家"
+    monkeypatch.delenv("KBQA_HOME", raising=False)
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(kbqa, ["--home", str(home), *map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    CliRunner().invoke(kbqa, ["init", str(home)])
+    for name, text in RULES.items():
+        (home / "knowledge" / "default" / name).write_text(text, encoding="utf-8")
+    shutil.copytree(cross_encoder, home / "models" / "tiny-reranker")
+    run("ingest")
+    run.home = home
+    return run
+
+
+RERANKED = "retrieval: {reranker: {model: models/tiny-reranker, device: cpu}}"
+
+
+def first(result):
+    return json.loads(result.stdout)["hits"][0]["source"]
+
+
+def test_the_reranker_of_config_yaml_decides_which_passage_comes_first(asked, monkeypatch):
+    question = "年假有几天？"
+    assert first(asked("search", question, "--json")) == "旧制度.md"
+    (asked.home / "config.yaml").write_text(RERANKED, encoding="utf-8")
+    assert first(asked("search", question, "--json")) == "新制度.md"
+    assert "十天" in json.loads(asked("ask", question, "--json").stdout)["answer"]
+    monkeypatch.setenv("KBQA_RETRIEVAL__RERANKER__WEIGHT", "0")
+    assert first(asked("search", question, "--json")) == "旧制度.md"
+    monkeypatch.setenv("KBQA_RETRIEVAL__RERANKER", "null")
+    monkeypatch.delenv("KBQA_RETRIEVAL__RERANKER__WEIGHT")
+    assert first(asked("search", question, "--json")) == "旧制度.md"
+
+
+def test_eval_and_doctor_know_the_reranker(asked, tmp_path):
+    (asked.home / "config.yaml").write_text(RERANKED, encoding="utf-8")
+    questions = tmp_path / "问题"
+    questions.mkdir()
+    rows = [{"id": source, "title": "", "text": text} for source, text in RULES.items()]
+    for name, lines in (("corpus", rows), ("queries", [{"id": "1", "text": "年假有几天？"}])):
+        text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+        (questions / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    (questions / "qrels.tsv").write_text("1\t新制度.md\t1\n", encoding="utf-8")
+    arms = json.loads(asked("eval", "retrieval", questions, "--json").stdout)["arms"]
+    assert [arms[arm]["recall@1"] for arm in ("lexical", "hybrid", "reranked")] == [0.0, 0.0, 1.0]
+    findings = json.loads(asked("doctor", "--json").stdout)["findings"]
+    assert {"level": "ok", "subject": "reranker", "detail": "cross-encoder:tiny-reranker", "remedy": ""} in findings
+
+
+def test_taking_documents_in_needs_no_reranker(asked):
+    (asked.home / "config.yaml").write_text("retrieval: {reranker: {model: models/fort}}", encoding="utf-8")
+    asked("ingest")
+    assert "retrieval.reranker.model models/fort is neither a folder" in asked("search", "年假", code=1).stderr
+    findings = json.loads(asked("doctor", "--json", code=1).stdout)["findings"]
+    assert [found["subject"] for found in findings if found["level"] == "fail"] == ["reranker"]
+
+
+def test_the_reranker_is_loaded_once_whoever_comes_first(asked):
+    (asked.home / "config.yaml").write_text(RERANKED, encoding="utf-8")
+    installation = Installation(Home(asked.home), load_config(Home(asked.home), {}))
+    with ThreadPoolExecutor(4) as pool:
+        assert len({id(reranker) for reranker in pool.map(lambda _: installation.reranker(), range(8))}) == 1
+
+
+def test_a_folder_that_is_no_cross_encoder_is_refused(tmp_path, cross_encoder):
+    from transformers import BertConfig, BertModel
+
+    embedder = tmp_path / "bge-small-zh"
+    shutil.copytree(cross_encoder, embedder)
+    BertModel(BertConfig(vocab_size=40, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(
+        embedder
+    )
+    with pytest.raises(ConfigError, match="bge-small-zh is no cross-encoder but a BertModel"):
+        CrossEncoderReranker(str(embedder), device="cpu")
+    (tmp_path / "leer").mkdir()
+    with pytest.raises(ConfigError, match=r"retrieval\.reranker\.model .*leer holds no model"):
+        CrossEncoderReranker(str(tmp_path / "leer"))
+    broken = tmp_path / "kaputt"
+    shutil.copytree(cross_encoder, broken)
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ConfigError, match="kaputt cannot be loaded by sentence-transformers"):
+        CrossEncoderReranker(str(broken), device="cpu")
+    (broken / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.json cannot be read as JSON"):
+        CrossEncoderReranker(str(broken), device="cpu")
+
+
+def test_a_model_that_tells_classes_apart_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="tells 3 classes apart"):
+        CrossEncoderReranker(str(make_cross_encoder(tmp_path / "nli", labels=3)), device="cpu")
+
+
+def test_scores_that_are_no_numbers_are_an_error(tmp_path):
+    broken = CrossEncoderReranker(str(make_cross_encoder(tmp_path / "kaputt", gain=float("nan"))), device="cpu")
+    with pytest.raises(KbqaError, match="scores that are no numbers"):
+        broken.score("年假有几天？", ["年假"])

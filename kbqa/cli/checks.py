@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import kbqa
 from kbqa.cli.common import Session
 from kbqa.config import Config, Home, as_argument, ingest_command, load_config, stray_variables
+from kbqa.embedders.weight import own_weight
 from kbqa.errors import ConfigError, KbqaError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "python_calamine", "pypdfium
 DISTRIBUTIONS = {"faiss": "faiss-cpu"}  # module -> where they differ
 EXTRAS = {
     "ocr": "reads scans and images",
-    "st": "any local embedding model",
+    "st": "any local embedding model or reranker",
     "transformers": "any language model with a chat template",
     "langchain": "any LangChain model or embeddings",
     "glm": "runs ChatGLM models",
@@ -86,7 +87,7 @@ def _library(module: str) -> Finding:
 
 def _extras(config: Config) -> Iterator[Finding]:
     needed = {
-        "st": config.embedder.kind == "sentence-transformers",
+        "st": config.embedder.kind == "sentence-transformers" or config.retrieval.reranker is not None,
         "transformers": config.generator.kind == "transformers",
         "langchain": "langchain" in (config.embedder.kind, config.generator.kind),
     }
@@ -174,10 +175,16 @@ def _bases(session: Session) -> Iterator[Finding]:
     try:
         installation = session.installation()
         embedder = installation.embedder
+        weight = own_weight(embedder)
     except (KbqaError, ImportError, OSError) as error:
         yield Finding("fail", "embedder", str(error), "correct the embedder section of config.yaml")
         return
-    yield Finding("ok", "embedder", f"{embedder.name}, {embedder.dim} dimensions")
+    yield Finding("ok", "embedder", f"{embedder.name}, {embedder.dim} dimensions, dense weight of its own {weight:g}")
+    if installation.config.retrieval.reranker:
+        try:
+            yield Finding("ok", "reranker", installation.reranker().name)
+        except (KbqaError, ImportError, OSError) as error:
+            yield Finding("fail", "reranker", str(error), "correct retrieval.reranker in config.yaml")
     try:
         yield Finding("ok", "generator", installation.generator.name)
     except (KbqaError, ImportError, OSError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class LangChainEmbedder:
     embedding one word; what changes behind them, a model on a server say, it cannot see.
     ConfigError when the class cannot be made, KbqaError when embedding fails.
     """
+
+    weight_file: Path | None = None  # its model lies elsewhere
 
     def __init__(self, target: str | Embeddings, options: Mapping[str, Any] | None = None) -> None:
         options = dict(options or {})

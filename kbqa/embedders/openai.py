@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class OpenAIEmbedder:
     of `backoff` seconds that doubles each time (or what the server's Retry-After asks for, up to 30 s).
     ConfigError when the server says that address, key or model are wrong, KbqaError when it cannot be reached.
     """
+
+    weight_file: Path | None = None  # its model lies elsewhere
 
     def __init__(
         self,

@@ -7,17 +7,17 @@ are embedded once.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kbqa.embedders.local import Dtype, find_model, loading, prepare_torch, stay_offline
 from kbqa.embedders.vectors import unit_rows
-from kbqa.errors import ConfigError
+from kbqa.embedders.weight import WEIGHT_FILE
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SentenceTransformerEmbedder", "instructions_for", "weights_digest"]
 
+SETTING = "embedder"  # of config.yaml
 BGE_ZH = "为这个句子生成表示以用于检索相关文章："  # as the model cards of BAAI/bge-*-zh and bge-*-zh-v1.5 have it
 BGE_EN = "Represent this sentence for searching relevant passages: "
 WHOLE = 1 << 20  # files up to this size are hashed whole
@@ -50,14 +51,14 @@ class SentenceTransformerEmbedder:
         model: str,
         *,
         device: str | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        dtype: Dtype = "float32",
         batch_size: int = 32,
         query_instruction: str | None = None,
         passage_instruction: str | None = None,
         max_length: int | None = None,
     ) -> None:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # must stand before the libraries are imported
-        folder = _find(model)
+        stay_offline()
+        folder = find_model(model, SETTING)
         self._model = _open(folder, device, dtype)
         if max_length is not None:
             self._model.max_seq_length = max_length
@@ -67,6 +68,7 @@ class SentenceTransformerEmbedder:
         self._batch_size = batch_size
         self._lock = Lock()
         self.name = f"sentence-transformers:{folder.name if Path(model).is_dir() else model}"
+        self.weight_file: Path | None = folder / WEIGHT_FILE
         self.dim = self._encode(["维"]).shape[1]
         settings = json.dumps([dtype, self._query, self._passage, self._model.max_seq_length], ensure_ascii=False)
         self.fingerprint = f"st-{sha256((weights_digest(folder) + settings).encode()).hexdigest()[:24]}"
@@ -113,50 +115,14 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _find(model: str) -> Path:
-    folder = Path(model)
-    if folder.is_dir():
-        if not any(folder.glob("*.json")):
-            raise ConfigError(f"embedder.model {model} holds no model: config.json and the weights are missing")
-        return folder
-    missing = ConfigError(
-        f"embedder.model {model} is neither a folder nor a model in the local Hugging Face cache; kbqa downloads "
-        "nothing by itself: put the model's files into a folder and name that"
-    )
-    if folder.is_absolute() or model.count("/") > 1 or model.startswith("."):
-        raise missing
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    except ModuleNotFoundError as error:
-        raise _missing_extra() from error
-    try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise missing from error
-
-
 def _open(folder: Path, device: str | None, dtype: str) -> SentenceTransformer:
-    try:
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils.logging import disable_progress_bar
-    except ModuleNotFoundError as error:
-        raise _missing_extra() from error
-    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"embedder.device is {device}, but torch finds no CUDA device here; leave it out or say cpu")
-    # Else each loading of weights draws one on standard error, even where that is no terminal.
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
+    prepare_torch(device, SETTING)
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    with loading(folder, SETTING):
         model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ConfigError(f"embedder.model {folder} cannot be loaded by sentence-transformers: {reason}") from error
     return model.to(getattr(torch, dtype)).eval()
-
-
-def _missing_extra() -> ConfigError:
-    return ConfigError("embedder.kind sentence-transformers needs more packages; pip install 'kbqa[st]'")
 
 
 def _instructions(model: SentenceTransformer, folder: Path, name: str) -> tuple[str, str]:
@@ -184,12 +150,14 @@ def weights_digest(folder: Path) -> str:
     """A digest of the model's files that costs milliseconds: large ones are sampled, and their size counts.
 
     Training on changes practically every weight, so that samples of each file tell; a file in which somebody edits
-    single bytes by hand can slip through. Names, sizes and small files count whole.
+    single bytes by hand can slip through. Names, sizes and small files count whole; WEIGHT_FILE changes no vector.
     """
     digest = sha256()
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.suffix not in WEIGHTS + TEXTS or relative.parts[0] in ("onnx", "openvino") or not path.is_file():
+        if path.suffix not in WEIGHTS + TEXTS or relative.parts[0] in ("onnx", "openvino", WEIGHT_FILE):
+            continue
+        if not path.is_file():
             continue
         size = path.stat().st_size
         digest.update(f"{relative.as_posix()} {size}\n".encode())

@@ -25,6 +25,7 @@ import numpy as np
 from kbqa.analyzer import VERSION as ANALYZER_VERSION
 from kbqa.analyzer import analyze
 from kbqa.embedders.vectors import unit_rows
+from kbqa.embedders.weight import WEIGHT_FILE
 from kbqa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StaticEmbedder", "StaticModel", "Vocabulary", "pack", "save_model"]
 
+SHIPPED = files("kbqa").joinpath("data", "static", "model.npz")
 FORMAT = 1
 BLOCK_TERMS = 8_192  # sorted in one go
 ZERO = 8  # the stored value that stands for 0
@@ -146,7 +148,7 @@ def save_model(path: Path, terms: Sequence[str], matrix: Vectors, power: float) 
 
 @lru_cache(maxsize=2)
 def _load(path: str) -> StaticModel:
-    where = Path(path) if path else files("kbqa").joinpath("data", "static", "model.npz")
+    where = Path(path) if path else SHIPPED
     try:
         content = where.read_bytes()
     except OSError as error:
@@ -176,6 +178,7 @@ class StaticEmbedder:
         """Loads the model that comes with kbqa, or the one at `path`. ConfigError when it cannot be read."""
         self.path = "" if path is None else str(path)
         self._model = _load(self.path)
+        self.weight_file: Path | None = Path(self.path or str(SHIPPED)).with_name(WEIGHT_FILE)
         self.dim = self._model.dim
         self.fingerprint = f"static-{self._model.digest[:16]}-analyzer{ANALYZER_VERSION}"
 

@@ -58,6 +58,12 @@ class Benchmark:
     def unanswerable(self) -> list[Question]:
         return [question for question in self.questions if not question.answerable]
 
+    def judged(self) -> list[Question]:
+        """Those of which is known which documents answer; ConfigError when there are none."""
+        if questions := [question for question in self.questions if question.relevant]:
+            return questions
+        raise ConfigError(f"{self.folder}: no question has a relevant document (qrels.tsv, or `file` in qa.jsonl)")
+
 
 def load_benchmark(folder: Path) -> Benchmark:
     """Read a folder in either layout; ConfigError names the file or the line that is not as it should be."""

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from kbqa.chain import KnowledgeBase
-from kbqa.errors import ConfigError, QuestionError
+from kbqa.errors import QuestionError
 from kbqa.evaluation.benchmark import Benchmark, OpenBase, Question, load_benchmark, opened, sampled
 from kbqa.retriever import Retriever
 
@@ -77,7 +77,7 @@ class RetrievalReport:
 def evaluate_retrieval(folder: Path, open_base: OpenBase, limit: int | None = None, seed: int = 0) -> RetrievalReport:
     """`measure_retrieval` on a base that is made of the folder's documents."""
     benchmark = load_benchmark(folder)
-    _judged(benchmark)  # before a base is made in vain
+    benchmark.judged()  # before a base is made in vain
     with opened(benchmark, open_base) as kb:
         return measure_retrieval(kb, benchmark, limit, seed)
 
@@ -85,18 +85,13 @@ def evaluate_retrieval(folder: Path, open_base: OpenBase, limit: int | None = No
 def measure_retrieval(
     kb: KnowledgeBase, benchmark: Benchmark, limit: int | None = None, seed: int = 0
 ) -> RetrievalReport:
-    """Recall, MRR, nDCG and latency of the lexical arm, the dense arm and both fused, on at most `limit` questions."""
+    """Recall, MRR, nDCG and latency of the lexical arm, the dense arm and both fused, on at most `limit` questions;
+    where there is a reranker, also of what it makes of them."""
     start = time.perf_counter()
-    questions = sampled(_judged(benchmark), limit, seed)
+    questions = sampled(benchmark.judged(), limit, seed)
     arms = {name: _score(questions, kb, arm) for name, arm in _arms(kb).items()}
     documents, chunks = len(kb.store.documents()), kb.store.chunk_count
     return RetrievalReport(documents, chunks, len(questions), arms, time.perf_counter() - start)
-
-
-def _judged(benchmark: Benchmark) -> list[Question]:
-    if questions := [question for question in benchmark.questions if question.relevant]:
-        return questions
-    raise ConfigError(f"{benchmark.folder}: no question has a relevant document (qrels.tsv, or `file` in qa.jsonl)")
 
 
 def _arms(kb: KnowledgeBase) -> dict[str, Arm]:
@@ -112,7 +107,9 @@ def _arms(kb: KnowledgeBase) -> dict[str, Arm]:
     def dense(question: str) -> Sequence[int]:
         return [chunk_id for chunk_id, _ in kb.store.search_vectors(kb.embedder.embed_query(question), DEEP)]
 
-    return {"lexical": through(kb.retriever.without_dense()), "dense": dense, "hybrid": through(kb.retriever)}
+    both = kb.retriever.fused(kb.retriever.dense_weight)
+    arms = {"lexical": through(kb.retriever.fused(0.0)), "dense": dense, "hybrid": through(both)}
+    return {**arms, "reranked": through(kb.retriever)} if kb.retriever.reranks else arms
 
 
 def _score(questions: Sequence[Question], kb: KnowledgeBase, arm: Arm) -> ArmScores:

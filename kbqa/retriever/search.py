@@ -4,37 +4,35 @@ A follow-up question is made self-contained first; other names of what it names,
 are searched for too.
 
 Both arms give their best `candidates`; each candidate gets a score from both, so that nothing is ranked by where it
-was found. Scores are calibrated by the question: BM25, with something added for a document that the question names, is
-divided by the best one; cosines are stretched from the lowest to the highest among the candidates. Then they are added.
-Fusing by rank was tried and lost: with a weak embedder it threw away a third of what BM25 alone had in first place.
+was found. Scores are calibrated by the question and added (`fusion`). The best may then be read by a reranker, which
+has a say of its own in their order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from kbqa.analyzer import Passage, Terms, fold, question_terms
 from kbqa.config import RetrievalConfig
+from kbqa.embedders.weight import own_weight
 from kbqa.errors import QuestionError
 from kbqa.retriever.confidence import confidence
 from kbqa.retriever.followup import leaning, standalone
+from kbqa.retriever.fusion import Candidates, Ranking, calibrated, reordered
 from kbqa.retriever.numerals import spellings
-from kbqa.retriever.subject import named, stands_in
+from kbqa.retriever.subject import stands_in
 from kbqa.retriever.synonyms import SynonymFile, in_words_of, widened
-from kbqa.types import Chunk, Embedder, Hit, Turn
+from kbqa.types import Embedder, Hit, Reranker, Turn
 
 if TYPE_CHECKING:
     from kbqa.store import Store
     from kbqa.types import Vectors
 
 __all__ = ["Retrieval", "Retriever"]
-
-SUBJECT = 0.2  # of the best BM25 score, for a passage of a document that the question names
-SPREAD = 0.05  # cosines that lie closer together than this say little about which candidate is the best
 
 CARRIED = 0.5  # what a word counts that comes from an earlier question
 TURNS_BACK = 6  # earlier questions that a follow-up may reach back to
@@ -58,20 +56,52 @@ class Retrieval:
     question: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The candidates for one question, best first by both arms; `carried`: what words of an earlier one count."""
+
+    question: str
+    weights: Mapping[str, float]
+    carried: Mapping[str, float]
+    candidates: Candidates
+    ranking: Ranking
+
+    @property
+    def best(self) -> Passage | None:
+        return Passage(self.candidates.chunks[self.ranking[0][0]].searchable) if self.ranking else None
+
+
 class Retriever:
-    """Searches one store. Safe to use from many threads."""
+    """Searches one store. Safe to use from many threads.
+
+    `dense_weight` is the configuration's, else the embedder's own. `reranker` is called at each search and so made
+    when it is first needed: a base that is only written to loads no model.
+    """
 
     def __init__(
-        self, store: Store, embedder: Embedder, config: RetrievalConfig, synonyms: SynonymFile | None = None
+        self,
+        store: Store,
+        embedder: Embedder,
+        config: RetrievalConfig,
+        synonyms: SynonymFile | None = None,
+        reranker: Callable[[], Reranker] | None = None,
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._config = config
         self._synonyms = synonyms
+        self._reranker = reranker if config.reranker else None
+        self.dense_weight = own_weight(embedder) if config.dense_weight is None else config.dense_weight
 
-    def without_dense(self) -> Retriever:
-        """The lexical arm alone, with what belongs to it: synonyms, and the documents that the question names."""
-        return Retriever(self._store, self._embedder, replace(self._config, dense_weight=0.0), self._synonyms)
+    @property
+    def reranks(self) -> bool:
+        return self._reranker is not None
+
+    def fused(self, dense_weight: float) -> Retriever:
+        """The same without a reranker and with another weight of the dense arm: 0 leaves the words alone, with what
+        belongs to them, synonyms and the documents that the question names."""
+        config = replace(self._config, dense_weight=dense_weight, reranker=None)
+        return Retriever(self._store, self._embedder, config, self._synonyms)
 
     def search(self, question: str, k: int | None = None, history: Sequence[Turn] = ()) -> Retrieval:
         """The `k` best chunks (config.k unless given); QuestionError for an empty or overlong question.
@@ -81,8 +111,13 @@ class Retriever:
         question = self._usable(question)
         k = self._config.k if k is None else k
         if not history or leaning(question) == "no":
-            return self._search(question, k)
-        return self._follow(question, self._meant([asked for asked, _ in history[-TURNS_BACK:]]), k)
+            return self._retrieved(self._search(question, k), k)
+        meant = self._meant([asked for asked, _ in history[-TURNS_BACK:]])
+        return self._retrieved(self._follow(question, meant, k), k)
+
+    def candidates(self, question: str, k: int) -> Candidates:
+        """What both arms know of the `k` best chunks of each, for measuring how to weigh them."""
+        return self._search(self._usable(question), k).candidates
 
     def _meant(self, questions: Sequence[str]) -> str:
         """The last of the questions, made self-contained by those before it."""
@@ -97,7 +132,7 @@ class Retriever:
                     meant = self._follow(question, meant, 1).question
         return meant
 
-    def _follow(self, question: str, previous: str, k: int) -> Retrieval:
+    def _follow(self, question: str, previous: str, k: int) -> _Found:
         """Searches for a question that may need the one before.
 
         One that does not point back is a new one unless some passage speaks of both: it holds the words of this one as
@@ -112,9 +147,9 @@ class Retriever:
         alone = self._search(question, k)
         return together if _speaks_of_both(together, alone) else alone
 
-    def _search(self, question: str, k: int, typed: str | None = None) -> Retrieval:
+    def _search(self, question: str, k: int, typed: str | None = None) -> _Found:
         """`typed` is the part of the question that was asked just now; what else it holds counts less."""
-        wanted = max(k, self._config.candidates)
+        wanted = max(k, self._config.candidates, self._config.reranker.candidates if self._config.reranker else 0)
         terms = question_terms(question)
         carried = {} if typed is None else _carried(terms, question_terms(typed))
         lexical = dict(self._store.search_words(terms, wanted, carried))
@@ -130,17 +165,24 @@ class Retriever:
         vector, near = self._nearest(question, wanted)
         dense = near | self._cosines(vector, lexical.keys() - near.keys())
         chunks = self._store.chunks(dense.keys() | lexical.keys())  # some may be removed while we look
-        lexical = {chunk_id: score for chunk_id, score in lexical.items() if chunk_id in chunks}
-        dense = {chunk_id: cosine for chunk_id, cosine in dense.items() if chunk_id in chunks}
-        ranked = sorted(
-            self._fuse(question, chunks, lexical, dense), key=lambda candidate: (-candidate[1], candidate[0])
+        candidates = calibrated(question, chunks, lexical, dense)
+        return _Found(question, weights, carried, candidates, candidates.ranked(self.dense_weight))
+
+    def _retrieved(self, found: _Found, k: int) -> Retrieval:
+        candidates, ranking, judged = found.candidates, found.ranking, {}
+        if self._reranker and self._config.reranker:
+            first = [i for i, _ in ranking[: self._config.reranker.candidates]]
+            passages = [candidates.chunks[i].searchable for i in first]
+            judged = dict(zip(first, self._reranker().score(found.question, passages), strict=True))
+            ranking = reordered(ranking, list(judged.values()), self._config.reranker.weight)
+        hits = tuple(
+            Hit(candidates.chunks[i], score, candidates.lexical.get(i), candidates.dense.get(i), judged.get(i))
+            for i, score in ranking[:k]
         )
-        hits = [
-            Hit(chunks[chunk_id], score, lexical.get(chunk_id), dense.get(chunk_id)) for chunk_id, score in ranked[:k]
-        ]
-        asked = {word: weight for word, weight in weights.items() if word not in carried}
-        sure = confidence(question, weights, hits) if not carried or _told(asked, hits) >= TOLD else 0.0
-        return Retrieval(tuple(hits), sure, weights, question)
+        asked = {word: weight for word, weight in found.weights.items() if word not in found.carried}
+        told = not found.carried or _told(asked, hits) >= TOLD
+        sure = confidence(found.question, found.weights, hits) if told else 0.0
+        return Retrieval(hits, sure, found.weights, found.question)
 
     def _named(self, question: str) -> dict[str, tuple[str, ...]]:
         return self._synonyms.current.named(question) if self._synonyms else {}
@@ -153,7 +195,7 @@ class Retriever:
 
     def _nearest(self, question: str, wanted: int) -> tuple[Vectors | None, dict[int, float]]:
         """The question's vector and the cosines of the `wanted` nearest chunks; nothing where the arm has no weight."""
-        if not self._config.dense_weight:
+        if not self.dense_weight:
             return None, {}
         vector = self._embedder.embed_query(question)
         return vector, dict(self._store.search_vectors(vector, wanted))
@@ -177,21 +219,6 @@ class Retriever:
             )
         return question
 
-    def _fuse(
-        self,
-        question: str,
-        chunks: Mapping[int, Chunk],
-        lexical: Mapping[int, float],
-        dense: Mapping[int, float],
-    ) -> list[tuple[int, float]]:
-        """(chunk id, score in [0, 1]) of every candidate; what an arm did not find has 0 from it."""
-        words = _calibrated(question, chunks, lexical)
-        low, high = min(dense.values(), default=0.0), max(dense.values(), default=0.0)
-        weight = self._config.dense_weight
-        return [
-            (i, (1 - weight) * words[i] + weight * (dense.get(i, low) - low) / (high - low + SPREAD)) for i in chunks
-        ]
-
     def _weights(self, terms: Terms) -> dict[str, float]:
         """idf of the question's words, as BM25 has it; a word that no chunk holds weighs as one that a single does."""
         total = self._store.chunk_count
@@ -207,13 +234,13 @@ def _carried(terms: Terms, typed: Terms) -> dict[str, float]:
     return dict.fromkeys({*terms.words, *terms.bigrams} - {*typed.words, *typed.bigrams}, CARRIED)
 
 
-def _speaks_of_both(together: Retrieval, alone: Retrieval) -> bool:
+def _speaks_of_both(together: _Found, alone: _Found) -> bool:
     """Whether the best passage for two questions together answers the second as well as the best one for it alone."""
-    if not together.hits or not alone.hits:
+    best, best_alone = together.best, alone.best
+    if best is None or best_alone is None:
         return False
     own = alone.weights
     earlier = {word: weight for word, weight in together.weights.items() if word not in own}
-    best, best_alone = (Passage(found.hits[0].chunk.searchable) for found in (together, alone))
     return _held(earlier, best) >= BELONGS and _held(own, best) >= _held(own, best_alone)
 
 
@@ -227,12 +254,3 @@ def _told(asked: Mapping[str, float], hits: Sequence[Hit]) -> float:
 def _held(weights: Mapping[str, float], passage: Passage) -> float:
     """The share of the words, by their weight, that the passage holds."""
     return sum(weight * passage.share(word) for word, weight in weights.items()) / (sum(weights.values()) or 1.0)
-
-
-def _calibrated(question: str, chunks: Mapping[int, Chunk], lexical: Mapping[int, float]) -> dict[int, float]:
-    """The lexical score of every candidate, in [0, 1]."""
-    best = max(lexical.values(), default=0.0) or 1.0
-    subject = named(question, [chunks[i] for i in lexical])
-    scores = {i: lexical.get(i, 0.0) / best + SUBJECT * subject.get(chunk.title, 0.0) for i, chunk in chunks.items()}
-    highest = max(scores.values(), default=1.0) or 1.0
-    return {i: score / highest for i, score in scores.items()}
