@@ -93,8 +93,15 @@ class Attention(nn.Module):
         q, k = rotated.transpose(1, 2).split([a.heads, a.groups], dim=1)  # (B, A, T, D), (B, G, T, D)
         v = qkv[:, :, a.heads + a.groups :].transpose(1, 2)
         k, v = keys.extend(self.layer, k, v)  # (B, G, W, D)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=a.groups < a.heads)
-        out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        if q.shape[2] == 1:
+            # All heads of a group as rows of one product: on a CPU 3 to 25 times as fast as one product for each head.
+            q = q.view(len(q), a.groups, -1, a.head_dim)
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).flatten(1).unsqueeze(1)
+        else:
+            shared = a.groups < a.heads
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=shared)
+            seen = seen.transpose(1, 2).flatten(2)
+        out: Tensor = self.out(seen)  # (B, T, H)
         return out
 
 
