@@ -24,7 +24,7 @@ from kbqa.chatglm.architecture import Family, read_json
 from kbqa.errors import ModelError
 from kbqa.importing import one_line
 
-__all__ = ["TextStream", "Tokenizer", "load_tokenizer", "need"]
+__all__ = ["TextStream", "Tokenizer", "byte_letters", "load_tokenizer", "need", "sentencepiece_model"]
 
 ICE_TEXT = "ice_text.model"
 TOKENIZER_MODEL = "tokenizer.model"
@@ -132,7 +132,7 @@ class _SentencePieces(Tokenizer):
     """A sentencepiece model. `_surface` says what one id means; `_Pieces` joins them."""
 
     def __init__(self, path: Path) -> None:
-        self._model = _sentencepiece_model(path)
+        self._model = sentencepiece_model(path)
         self._texts = _piece_texts(path, self._model)
         self._pieces = len(self._texts)
         self._surfaces: dict[int, _Surface] = {}
@@ -285,7 +285,7 @@ def _characters(held: bytearray, whole: bool = False) -> str:
     return text
 
 
-def _sentencepiece_model(path: Path) -> Any:
+def sentencepiece_model(path: Path) -> Any:
     library = need("sentencepiece")
     try:
         content = path.read_bytes()
@@ -463,7 +463,7 @@ def _glm4_hf(folder: Path) -> Tokenizer:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise ModelError(f"{path} holds no vocabulary: it is damaged, or no tokenizer of GLM-4")
-    letters = _byte_letters()
+    letters = byte_letters()
     try:
         tokens = {int(token): bytes(map(letters.__getitem__, text)) for text, token in vocabulary.items()}
     except (KeyError, ValueError, TypeError) as error:
@@ -515,7 +515,7 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _byte_letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """How byte-level vocabularies write bytes: printable Latin-1 as it is, the others as the letters from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
