@@ -104,7 +104,7 @@ def read_architecture(folder: Path, family: Family | None = None) -> Architectur
         )
     family = _agreed(folder, found, family)
     if model_type == "glm":
-        return _hf(values)
+        return _hf(values, family)
     return _v1(values) if family == "chatglm" else _v2(values, family)
 
 
@@ -126,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _family(folder: Path, config: Mapping[str, Any]) -> Family | None:
     """None where the config is that of ChatGLM2 or of ChatGLM3, which are the same, and no name tells them apart."""
     if config["model_type"] == "glm":
-        return "glm4"
+        return _converted(folder, config)
     if "padded_vocab_size" not in config:
         return "chatglm"
     tokenizer = folder / "tokenizer_config.json"
@@ -138,6 +138,14 @@ def _family(folder: Path, config: Mapping[str, Any]) -> Family | None:
         if any(mark in name.lower() for name in names):
             return family
     return "chatglm3" if "<|observation|>" in said else None
+
+
+def _converted(folder: Path, config: Mapping[str, Any]) -> Family:
+    """The family that `kbqa model convert` wrote down; a folder without it is GLM-4's own."""
+    family = config.get("chatglm_family", "glm4")
+    if family not in get_args(Family) or family == "chatglm":
+        raise ModelError(f"{folder / 'config.json'}: chatglm_family is {family!r}, no family that this layout can hold")
+    return family
 
 
 def _agreed(folder: Path, found: Family | None, given: Family | None) -> Family:
@@ -282,19 +290,20 @@ def _v2(values: _Values, family: Family) -> Architecture:
     )
 
 
-def _hf(values: _Values) -> Architecture:
+def _hf(values: _Values, family: Family) -> Architecture:
     """GLM-4's `-hf` layout, and what `kbqa model convert` writes."""
     values.refuse(hidden_act="silu", tie_word_embeddings=False)
     hidden, heads = values.count("hidden_size"), values.count("num_attention_heads")
     head_dim = values.count("head_dim", default=hidden // heads)
     rope = values.config.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
+    kind = rope.get("rope_type", "default")
+    if kind not in ("default", "linear"):
         raise ModelError(
-            f"{values.path}: rope_parameters.rope_type is {rope['rope_type']!r}; only 'default' is supported"
+            f"{values.path}: rope_parameters.rope_type is {kind!r}; only 'default' and 'linear' are supported"
         )
     nested = _Values(values.path, {**values.config, **rope})
     return Architecture(
-        family="glm4",
+        family=family,
         layout="glm",
         layers=values.count("num_hidden_layers"),
         hidden=hidden,
@@ -310,6 +319,7 @@ def _hf(values: _Values) -> Architecture:
         dtype=values.dtype(),
         qkv_bias=bool(values.config.get("attention_bias", False)),
         rope_base=nested.number("rope_theta", default=ROPE_BASE),
+        rope_scale=nested.number("factor") if kind == "linear" else 1.0,
         rotary=int(head_dim * nested.number("partial_rotary_factor", default=0.5)),
     )
 

@@ -22,7 +22,7 @@ from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.quantization import Bits, QuantizedEmbedding, QuantizedLinear, quantize
 from kbqa.errors import ModelError
 
-__all__ = ["Checkpoint", "load_decoder", "published_names"]
+__all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names"]
 
 SINGLE = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 
@@ -139,14 +139,14 @@ _V2 = {
     "mlp.dense_h_to_4h": "up",
     "mlp.dense_4h_to_h": "down",
 }
-_HF = {
+HF_MODULES = {
     "input_layernorm": "attention_norm",
     "self_attn.o_proj": "attention.out",
     "post_attention_layernorm": "mlp_norm",
     "mlp.gate_up_proj": "up",
     "mlp.down_proj": "down",
 }
-_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+HF_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _OUTSIDE = {
     "transformer.word_embeddings": "embedding",
     "transformer.final_layernorm": "norm",
@@ -169,9 +169,9 @@ def place_of(name: str) -> Place | None:
     part = "scale" if part == "weight_scale" else part
     if match := _LAYER.fullmatch(module):
         layer, inner = match.groups()
-        if inner in _QKV:
-            return Place(f"blocks.{layer}.attention.qkv.{part}", _QKV.index(inner))
-        ours = {**_V1, **_V2, **_HF}[inner]
+        if inner in HF_QKV:
+            return Place(f"blocks.{layer}.attention.qkv.{part}", HF_QKV.index(inner))
+        ours = {**_V1, **_V2, **HF_MODULES}[inner]
         return Place(f"blocks.{layer}.{ours}.{part}")
     return Place(f"{_OUTSIDE[module]}.{part}")
 
@@ -272,7 +272,8 @@ class _Loader:
             parts[place.part] = tensor.clone()
             if len(parts) < 3:
                 return
-            tensor = torch.cat([self._parts.pop(place.name)[part] for part in range(3)])
+            del self._parts[place.name]
+            tensor = torch.cat([parts[part] for part in range(3)])
         elif self.a.is_v1 and ".attention.qkv." in place.name:
             tensor = by_kind(tensor, self.a)
         module_name, _, part = place.name.rpartition(".")
