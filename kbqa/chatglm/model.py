@@ -16,6 +16,7 @@ from kbqa.chatglm.chat import ReplyStream
 from kbqa.chatglm.checkpoint import load_decoder
 from kbqa.chatglm.constraint import Constraint, Vocabulary
 from kbqa.chatglm.decoder import Alone, Decoder, Keys
+from kbqa.chatglm.hub import find_model
 from kbqa.chatglm.places import context_length, positions, visible
 from kbqa.chatglm.prefix import Before, load_prefix
 from kbqa.chatglm.quantization import Bits
@@ -239,7 +240,7 @@ def load(
     family: Family | None = None,
 ) -> ChatGLM:
     """`kbqa.chatglm.load_chatglm`."""
-    folder = Path(path).expanduser()
+    folder = find_model(path)
     architecture = read_architecture(folder, family)
     tokenizer = load_tokenizer(folder, architecture.family)
     decoder = load_decoder(folder, architecture, _dtype(dtype), device, quantize)

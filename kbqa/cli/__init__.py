@@ -11,6 +11,7 @@ from kbqa.cli.common import Root
 from kbqa.cli.doctor import doctor
 from kbqa.cli.evaluate import evaluation
 from kbqa.cli.ingesting import add, ingest
+from kbqa.cli.models import models
 from kbqa.cli.reading import read
 from kbqa.cli.screen import prepare_streams
 from kbqa.cli.setting_up import completion, init
@@ -30,7 +31,7 @@ def kbqa() -> None:
     """
 
 
-for command in (init, ingest, ask, chat, search, read, add, bases, evaluation, doctor, completion):
+for command in (init, ingest, ask, chat, search, read, add, bases, evaluation, models, doctor, completion):
     kbqa.add_command(command)
 
 

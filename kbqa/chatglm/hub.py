@@ -1,0 +1,108 @@
+"""Models by name: a folder, or an id that the clients of Hugging Face or ModelScope have downloaded.
+
+Finding never touches the network, and needs neither client. Downloading is done by the client of the place itself, and
+only when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from kbqa.errors import ModelError
+from kbqa.importing import one_line
+
+__all__ = ["Source", "download", "find_model"]
+
+Source = Literal["modelscope", "huggingface"]
+ID = re.compile(r"([\w.-]+)/([\w.-]+?)(?:@([\w./-]+))?")  # organisation/name, perhaps @revision
+# What a model consists of. Its code is left where it is: nothing here runs it.
+PATTERNS = ["*.json", "*.bin", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md", "*LICENSE*"]
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder `name`, or that of the id `name`, perhaps with @revision, in the caches. ModelError when neither."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    parts = ID.fullmatch(str(name))
+    if parts is None:
+        raise ModelError(f"there is no model folder {folder}")
+    organisation, model, revision = parts.groups()
+    for place in (*_huggingface(organisation, model, revision), *_modelscope(organisation, model, revision)):
+        if (place / "config.json").is_file():
+            return place
+    raise ModelError(
+        f"there is no model folder {folder}, and no model of that name has been downloaded; "
+        f"`kbqa model download {organisation}/{model} DIR` fetches it"
+    )
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+
+
+def _huggingface(organisation: str, model: str, revision: str | None) -> Iterator[Path]:
+    """Where the Hugging Face client keeps it: by commit, with the names of revisions beside."""
+    home = Path(os.environ.get("HF_HOME") or _cache() / "huggingface").expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    kept = hub / f"models--{organisation}--{model}"
+    named = kept / "refs" / (revision or "main")
+    if named.is_file():
+        yield kept / "snapshots" / named.read_text(encoding="utf-8").strip()
+    if revision:
+        yield kept / "snapshots" / revision
+    elif (kept / "snapshots").is_dir():
+        yield from sorted((kept / "snapshots").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _modelscope(organisation: str, model: str, revision: str | None) -> Iterator[Path]:
+    """Where the ModelScope client keeps it: its versions have put it in different places, and write dots as `___`."""
+    home = Path(os.environ.get("MODELSCOPE_CACHE") or _cache() / "modelscope").expanduser()
+    for place in (home / "hub" / "models", home / "models", home / "hub", home):
+        for spelled in dict.fromkeys((model, model.replace(".", "___"))):
+            folder = place / organisation / spelled
+            if revision is None or _modelscope_revision(folder) == revision:
+                yield folder
+
+
+def _modelscope_revision(folder: Path) -> str | None:
+    """It keeps one revision at a time, and writes down which: `Revision:v1.0.0,CreatedAt:1700000000`."""
+    try:
+        said = (folder / ".mv").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    found = re.search(r"Revision:([^,\s]+)", said)
+    return found[1] if found else None
+
+
+def download(model: str, folder: Path, source: Source, revision: str | None = None) -> None:
+    """Fetches the files of `model` into `folder`; what is there already is not fetched again.
+
+    ModelError when the client is not installed, when there is no such model, and when the network fails.
+    """
+    if not ID.fullmatch(model) or "@" in model:
+        raise ModelError(f"{model} is no id of a model; one looks like THUDM/chatglm3-6b")
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file; name a folder")
+    client = _client("modelscope" if source == "modelscope" else "huggingface_hub")
+    try:
+        client.snapshot_download(model, revision=revision, local_dir=str(folder), allow_patterns=PATTERNS)
+    except Exception as error:  # the client's own, of many kinds
+        raise ModelError(
+            f"{model} could not be downloaded from {source}: {one_line(error)[:300]}; what has come is kept in "
+            f"{folder}, and the same command goes on from there"
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model} at {source} holds no config.json: it is no model that kbqa can use")
+
+
+def _client(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ModelError(f"downloading needs {module} ({one_line(error)}): pip install 'kbqa[hub]'") from error
