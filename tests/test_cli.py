@@ -13,6 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from chatserver import answer as says
+from chatserver import refusal
 from click.testing import CliRunner
 
 from kbqa.cli import kbqa
@@ -363,6 +365,73 @@ def test_in_a_pipe_the_answer_stays_as_it_is_and_the_doubts_come_behind_the_sour
     lines = inventive("ask", "满十年的员工有几天年假？").stdout.splitlines()
     assert lines[0] == MADE_UP
     assert lines[-1] == "[未证实] 「满一年的员工每年享有15天年假。」"
+
+
+def written_by(built, home, **generator):
+    """The home `built` with another generator."""
+    shutil.copytree(built.home, home, dirs_exist_ok=True)
+    (home / "config.yaml").write_text(json.dumps({"generator": generator}, ensure_ascii=False), encoding="utf-8")
+    return Shell(home)
+
+
+@pytest.fixture
+def served(built, chat_server, tmp_path):
+    """The home `built`, with a server that makes half of its answer up."""
+    chat_server.usual = says(MADE_UP)
+    return written_by(built, tmp_path / "served", kind="openai", base_url=chat_server.url, model="glm")
+
+
+@pytest.fixture
+def modelled(built, tmp_path):
+    """The home `built`, with a model folder that makes half of its answer up."""
+    pytest.importorskip("transformers", reason="transformers is not installed: pip install 'kbqa[transformers]'")
+    from modelkit import make_parrot
+
+    make_parrot(tmp_path / "modelled" / "models" / "parrot", MADE_UP)
+    return written_by(built, tmp_path / "modelled", kind="transformers", model="models/parrot", device="cpu")
+
+
+@pytest.mark.parametrize("home", ["served", "modelled"])
+def test_whoever_writes_an_answer_it_is_checked_and_cited(home, request):
+    lines = request.getfixturevalue(home)("ask", "满十年的员工有几天年假？").stdout.splitlines()
+    assert lines[0] == MADE_UP
+    assert lines[2].startswith("[1] 员工手册.md · 员工手册 > 第三章 休假 > 年假 「")
+    assert "满十年的员工每年享有15天年假" in lines[2]
+    assert lines[-1] == "[未证实] 「满一年的员工每年享有15天年假。」"
+
+
+@pytest.mark.parametrize("home", ["served", "modelled"])
+def test_in_a_conversation_a_model_sees_what_was_said(home, request, chat_server):
+    shell = request.getfixturevalue(home)
+    first, second = shell.json("chat", typed="满十年的员工有几天年假？\n病假期间工资怎么发？\n")
+    assert first["answer"] == second["answer"] == MADE_UP
+    if home == "served":
+        *history, last = chat_server.seen[-1]["messages"]
+        assert history == [
+            {"role": "user", "content": "满十年的员工有几天年假？"},
+            {"role": "assistant", "content": MADE_UP},
+        ]
+        assert last["content"].startswith("已知信息:\n")
+        assert last["content"].endswith("\n根据已知信息回答问题:\n病假期间工资怎么发？")
+
+
+def test_a_server_is_not_asked_when_the_documents_do_not_tell(served, chat_server):
+    (answer,) = served.json("ask", "公司的注册资本是多少？")
+    assert (answer["grounded"], answer["answer"], answer["citations"]) == (False, REFUSAL, [])
+    assert chat_server.seen == []
+
+
+def test_a_refusal_of_a_model_is_one_whatever_was_found(served, chat_server):
+    chat_server.usual = says("抱歉，根据提供的内容无法回答这个问题。")
+    (answer,) = served.json("ask", "年假有几天？")
+    assert (answer["grounded"], answer["citations"]) == (False, [])
+
+
+def test_a_conversation_goes_on_after_a_server_was_busy(served, chat_server):
+    chat_server.script = [refusal(503, {"error": {"message": "排队中"}})]
+    result = served("chat", typed="年假有几天？\n满十年的员工有几天年假？\n", code=1)
+    assert f"kbqa: {chat_server.url}/chat/completions is busy (503 排队中)" in result.stderr
+    assert MADE_UP in result.stdout
 
 
 @posix

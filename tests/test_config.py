@@ -57,12 +57,18 @@ def test_the_template_mentions_every_setting(section, key):
     assert re.search(rf"^  (?:# )?{key}: ", text, re.MULTILINE), f"{section}.{key} is not in kbqa/data/config.yaml"
 
 
-@pytest.mark.parametrize("kind", ["sentence-transformers", "openai", "langchain"])
-def test_an_alternative_in_the_template_works_once_its_comment_signs_are_gone(load, kind):
-    section = TEMPLATE.partition("embedder:\n")[2].partition("\n\n")[0]
-    block = next(block for block in section.split("\n  #\n") if f"# kind: {kind} " in block)
+@pytest.mark.parametrize(
+    ("section", "kind"),
+    [
+        *(("embedder", kind) for kind in ("sentence-transformers", "openai", "langchain")),
+        *(("generator", kind) for kind in ("chatglm", "openai", "transformers", "langchain")),
+    ],
+)
+def test_an_alternative_in_the_template_works_once_its_comment_signs_are_gone(load, section, kind):
+    text = TEMPLATE.partition(f"\n{section}:\n")[2].partition("\n\n")[0]
+    block = next(block for block in text.split("\n  #\n") if f"# kind: {kind} " in block)
     settings = re.sub("^  # ", "  ", re.sub("^  kind: static.*\n", "", block), flags=re.MULTILINE)
-    assert load("embedder:\n" + settings).embedder.kind == kind
+    assert getattr(load(f"{section}:\n{settings}"), section).kind == kind
 
 
 # --- defaults and overrides ------------------------------------------------------------------------------------------
@@ -154,6 +160,17 @@ def test_a_whole_number_serves_where_a_fraction_is_wanted(load):
         ("embedder: {kind: openai}", ["embedder.kind openai", "embedder.base_url"]),
         ("embedder: {kind: sentence-transformers}", ["embedder.model"]),
         ("generator: {kind: langchain}", ["generator.import_path"]),
+        ("generator: {kind: transformers}", ["generator.kind transformers needs generator.model"]),
+        ("generator: {kind: openai, model: glm}", ["generator.kind openai needs generator.base_url"]),
+        ("generator: {kind: openai, base_url: 'http://gpu-box/v1'}", ["generator.kind openai needs generator.model"]),
+        ("generator: {kind: gpt}", ["generator.kind", "'gpt'", "extractive", "openai", "transformers"]),
+        ("generator: {dtype: int8}", ["generator.dtype", "'int8'", "auto, float32, bfloat16, float16"]),
+        ("generator: {timeout: 0}", ["generator.timeout is 0", "between 1 and"]),
+        ("generator: {timeout: .nan}", ["generator.timeout is nan", "between 1 and"]),
+        ("generator: {waiting: -1}", ["generator.waiting is -1", "between 0 and"]),
+        ("generator: {temperature: 3}", ["generator.temperature is 3", "between 0 and 2"]),
+        ("generator: {max_tokens: 0}", ["generator.max_tokens is 0", "between 1 and"]),
+        ("generator: {options: [1]}", ["generator.options", "a mapping"]),
         ("retrieval: 5", ["retrieval", "section"]),
         ("retrieval: {dense_weight: 1.5}", ["retrieval.dense_weight is 1.5", "between 0 and 1"]),
         ("retrieval: {reranker: bge}", ["retrieval.reranker is 'bge'", "section"]),

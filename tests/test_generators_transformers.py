@@ -19,7 +19,7 @@ from kbqa.build import make_generator
 from kbqa.config import GeneratorConfig
 from kbqa.errors import ConfigError, GeneratorBusy, GeneratorError, ModelError
 from kbqa.generators.transformers import TransformersGenerator
-from kbqa.types import GenerationRequest, Message
+from kbqa.types import GenerationRequest, Measuring, Message
 
 
 def asked(question: str = "试用期有多长？", **settings) -> GenerationRequest:
@@ -229,6 +229,27 @@ def test_a_prompt_that_is_longer_than_the_context_says_how_long_it_is(tmp_path):
         list(generator.stream(asked("问" * 30)))
     assert list(generator.stream(asked("问" * 20)))[-1].finish == "length"  # two tokens are left
     assert text_of(generator.stream(asked("问"))) == "好。"
+
+
+def test_passages_and_old_turns_that_do_not_fit_are_left_out_and_the_system_stays(tmp_path):
+    generator = TransformersGenerator(make_parrot(tmp_path / "short", "好。", context=80), device="cpu")
+    assert isinstance(generator, Measuring)
+    assert generator.fits((Message("user", "问" * 500), Message("user", "问" * 19)))  # 59 of 60 tokens
+    assert not generator.fits((Message("user", "问" * 20),))
+
+    def tokens(*messages):
+        return sum(1 + len(message.content.encode()) for message in messages) + 1
+
+    system, last = Message("system", "简短"), Message("user", "问")
+    turns = [Message(role, text * 4) for text in "甲乙丙丁" for role in ("user", "assistant")]
+    for said, kept in (
+        ((system, last), (system, last)),
+        ((system, *turns, last), (system, *turns[-2:], last)),
+        ((*turns, last), (*turns[-4:], last)),
+        ((*turns, Message("user", "问" * 19)), (Message("user", "问" * 19),)),
+    ):
+        *_, end = generator.stream(GenerationRequest(said))
+        assert (end.prompt_tokens, end.finish) == (tokens(*kept), "stop")
 
 
 @pytest.mark.parametrize(

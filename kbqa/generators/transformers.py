@@ -1,12 +1,12 @@
 """Any causal language model with a chat template, from its folder, through transformers.
 
 Nothing is downloaded, no code of the folder is run. One answer at a time, written by a thread of its own that ends with
-the stream: whoever serves many users at once is better off with a server and `kind: openai`.
+the stream: whoever serves many users at once is better off with a server and `kind: openai`. Conversations that do not
+fit the context lose their oldest turns.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Literal
 
+from kbqa.embedders.local import stay_offline
 from kbqa.errors import ConfigError, GeneratorError, ModelError
 from kbqa.generators.stopping import Stopper
 from kbqa.generators.turns import Turns
 from kbqa.importing import one_line
-from kbqa.types import GenerationRequest, Piece
+from kbqa.types import GenerationRequest, Message, Piece
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,7 @@ __all__ = ["TransformersGenerator"]
 
 PACKAGES = ("torch", "transformers", "jinja2")
 MAX_TOKENS = 1024  # of an answer, when neither request, config.yaml nor the model's folder says
+ROOM = 4  # of the context: at most so large a part is kept free for the answer when passages and history are fitted
 HALF = "\ufffd"  # what a tokenizer makes of bytes that are no whole character yet
 
 
@@ -50,7 +52,7 @@ class TransformersGenerator:
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         temperature: float | None = None,
         max_tokens: int | None = None,
-        waiting: int = 8,
+        waiting: int = 32,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder = Path(model)
@@ -68,22 +70,33 @@ class TransformersGenerator:
         self._temperature, self._max_tokens = temperature, max_tokens
         self._options = dict(options or {})
         self._model: _Model | None = None
+        self._loading = Lock()
         self.name = f"transformers:{self._folder.resolve().name}"
         self._turns = Turns(self.name, waiting)
+
+    def fits(self, messages: tuple[Message, ...]) -> bool:
+        """Whether the last of `messages` leaves room for an answer; what stands before it can be left out."""
+        model = self._ready()
+        return model.fits(model.prompt(messages[-1:], self._options), self._max_tokens)
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         if request.tools or request.response_schema or request.adapter or _speaks_of_tools(request):
             raise GeneratorError(f"{self.name} is only used to write text: no tools, no response schema, no adapters")
         with self._turns.turn(request.deadline):
+            yield from self._answer(self._ready(), request)
+
+    def _ready(self) -> _Model:
+        with self._loading:
             if self._model is None:
                 self._model = _Model(self._folder, self._device, self._dtype, self.name)
-            yield from self._answer(self._model, request)
+            return self._model
 
     def _answer(self, model: _Model, request: GenerationRequest) -> Iterator[Piece]:
-        ids = model.prompt(request, self._options)
+        wanted = request.max_tokens or self._max_tokens
+        ids = self._prompt(model, request.messages, wanted)
         temperature = self._temperature if request.temperature is None else request.temperature
         settings = _sampling(request, temperature)
-        settings["max_new_tokens"] = most = model.room(ids, request.max_tokens or self._max_tokens)
+        settings["max_new_tokens"] = most = model.room(ids, wanted)
         text, stopper, count = _Text(model.tokenizer), Stopper(request.stop), 0
         with model.writing(ids, settings, request.seed) as written:
             ended = False
@@ -99,9 +112,25 @@ class TransformersGenerator:
         cut_off = count >= most and not ended and not stopper.hit
         yield Piece(finish="length" if cut_off else "stop", prompt_tokens=len(ids), completion_tokens=count)
 
+    def _prompt(self, model: _Model, messages: tuple[Message, ...], wanted: int | None) -> list[int]:
+        """Without the oldest turns of a conversation that has become too long; what the system says stays."""
+        while True:
+            ids = model.prompt(messages, self._options)
+            shorter = _without_oldest_turn(messages)
+            if shorter == messages or model.fits(ids, wanted):
+                return ids
+            messages = shorter
+
 
 def _speaks_of_tools(request: GenerationRequest) -> bool:
     return any(message.role == "tool" or message.tool_calls for message in request.messages)
+
+
+def _without_oldest_turn(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    system = tuple(message for message in messages[:1] if message.role == "system")
+    turns = messages[len(system) :]
+    begins = (at for at, message in enumerate(turns) if at and message.role == "user")
+    return system + turns[next(begins, 0) :]
 
 
 def _sampling(request: GenerationRequest, temperature: float | None) -> dict[str, Any]:
@@ -136,7 +165,7 @@ class _Model:
     """A model that is loaded, with its tokenizer."""
 
     def __init__(self, folder: Path, device: str | None, dtype: str, name: str) -> None:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # must stand before the libraries are imported
+        stay_offline()
         self._name = name
         try:
             self.tokenizer = _tokenizer(folder)
@@ -155,11 +184,11 @@ class _Model:
         if generation.pad_token_id is None:
             generation.pad_token_id = next(iter(self.ends), 0)  # one prompt is never padded; asked for all the same
 
-    def prompt(self, request: GenerationRequest, options: Mapping[str, Any]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
         """The messages as the model's chat template puts them."""
         from jinja2 import TemplateError
 
-        said = [{"role": m.role, "content": _disarmed(m.content, self._controls)} for m in request.messages]
+        said = [{"role": m.role, "content": _disarmed(m.content, self._controls)} for m in messages]
         try:
             filled = self.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True, **options)
         except (TemplateError, TypeError, ValueError) as error:
@@ -172,17 +201,25 @@ class _Model:
         added = self.tokenizer.added_tokens_decoder.values()
         return [token.content for token in added if token.special and len(token.content) > 1]
 
-    def room(self, ids: Sequence[int], wanted: int | None) -> int:
-        """How many tokens the answer may have."""
-        most = wanted or self._network.generation_config.max_new_tokens or MAX_TOKENS
+    def fits(self, ids: Sequence[int], wanted: int | None) -> bool:
+        """Whether a fair part of the context is left for the answer."""
         if self._context is None:
-            return int(most)
+            return True
+        return len(ids) <= self._context - min(self._most(wanted), self._context // ROOM)
+
+    def _most(self, wanted: int | None) -> int:
+        return int(wanted or self._network.generation_config.max_new_tokens or MAX_TOKENS)
+
+    def room(self, ids: Sequence[int], wanted: int | None) -> int:
+        """How many tokens the answer may have; GeneratorError when there is no room at all."""
+        if self._context is None:
+            return self._most(wanted)
         if len(ids) >= self._context:
             raise GeneratorError(
                 f"the prompt has {len(ids)} tokens and {self._name} reads at most {self._context}; "
-                "lower prompt.max_characters or prompt.history_turns"
+                "ask in fewer words, or lower prompt.max_characters"
             )
-        return min(int(most), self._context - len(ids))
+        return min(self._most(wanted), self._context - len(ids))
 
     @contextmanager
     def writing(self, ids: list[int], settings: Mapping[str, Any], seed: int | None) -> Iterator[Written]:
