@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -712,6 +713,12 @@ def test_a_folder_that_is_no_cross_encoder_is_refused(tmp_path, cross_encoder):
     (broken / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config\.json cannot be read as JSON"):
         CrossEncoderReranker(str(broken), device="cpu")
+
+
+def test_without_the_packages_the_extra_is_named(cross_encoder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ConfigError, match=r"retrieval\.reranker\.model needs more packages; pip install 'kbqa\[st\]'"):
+        CrossEncoderReranker(str(cross_encoder))
 
 
 def test_a_model_that_tells_classes_apart_is_refused(tmp_path):
