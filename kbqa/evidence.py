@@ -20,7 +20,7 @@ from kbqa.questions import gap_fillers, identifiers, share_held
 from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import Hit
 
-__all__ = ["Candidate", "gather"]
+__all__ = ["Candidate", "gather", "together"]
 
 _WHOLE = re.compile(r"[。！？；：!?.;:…”」』）)\"'\]]$")
 
@@ -73,6 +73,37 @@ def gather(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> 
     asked = _Asked.of(question, weights)
     best = max((hit.score for hit in hits), default=0.0) or 1.0
     return [candidate for rank, hit in enumerate(hits) for candidate in _of_hit(asked, rank, hit, hit.score / best)]
+
+
+def together(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> Candidate | None:
+    """The best candidate of each hit, all as though they were one: for what no single sentence tells."""
+    best: dict[int, Candidate] = {}
+    for candidate in gather(question, weights, hits):
+        best[candidate.rank] = max(best.get(candidate.rank, candidate), candidate, key=lambda it: it.score)
+    if not best:
+        return None
+    asked = _Asked.of(question, weights)
+    text = "\n".join(candidate.text for candidate in best.values())
+    everything = "\n".join(hits[rank].chunk.searchable for rank in best)
+    above = "\n".join(f"{hits[rank].chunk.context}\n{candidate.header}" for rank, candidate in best.items())
+    own, around, anywhere = (asked.shares(Passage(it)) for it in (text, above, everything))
+    return Candidate(
+        text=text,
+        header="",
+        rank=min(best),
+        ordinal=0,
+        words=frozenset(word for word, share in zip(asked.words, own, strict=True) if share == 1),
+        own=asked.gain(own, [0.0] * len(own)),
+        context=asked.gain(around, own),
+        before=0.0,
+        after=0.0,
+        elsewhere=asked.gain(anywhere, _larger(own, around)),
+        pieces=asked.pieces(Passage(text)),
+        gap=max(candidate.gap for candidate in best.values()),
+        pinned=share_held(asked.pinned, everything),
+        hit_score=1.0,
+        whole=1.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

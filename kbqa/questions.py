@@ -1,12 +1,14 @@
-"""What a question asks for: the kind of thing that would fill its gap, and the things it pins down by number."""
+"""What a question asks for: what would fill its gap, what it pins down by number, one thing or several."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Literal
 
 from kbqa.analyzer import fold
 
-__all__ = ["gap_fillers", "identifiers", "share_held"]
+__all__ = ["Task", "gap_fillers", "identifiers", "share_held", "task"]
 
 _YEAR = r"(?:19|20)\d\d"
 _SPOKEN = r"[二三四五六七八九十百千万亿两半][一二三四五六七八九十百千万亿零两半点]*|一[二三四五六七八九十百千万亿点]+"
@@ -64,3 +66,70 @@ def identifiers(question: str) -> set[str]:
 def share_held(pinned: set[str], text: str) -> float:
     """The share of the `identifiers` of a question that stand in `text`; 1 when it has none."""
     return len(pinned & identifiers(text)) / len(pinned) if pinned else 1.0
+
+
+# --- one thing or several --------------------------------------------------------------------------------------------
+
+# Where a sentence or clause begins, maybe with a please; all these patterns are for folded text.
+_BEGIN = r"(?:^|(?<=[,。;:.?!]))\s*(?:请|麻烦|帮我|给我|简要|简单|详细|综合|please|can you|could you|\s)*"
+_NO_NOUN = "(?![书信仪师器人员费会性])"  # 说明书, 介绍信, 分析师
+_TELL = rf"{_BEGIN}(?:(?:总结|概括|归纳|概述|简述|梳理|列举|列出|介绍|描述|分析|说明|阐述){_NO_NOUN}(?:一下|下)?"
+_TELL += r"|(?:summari[sz]e|outline|describe|discuss)\b)"
+_COMPARE = rf"{_BEGIN}(?:(?:比较|对比){_NO_NOUN}(?:一下|下)?|(?:compare|contrast)\b)"
+_MORE = "[更较](?:高|低|早|晚|多|少|大|小|长|短|快|慢|重|轻|贵|便宜|好|强)"
+_MORE_ENGLISH = r"\b(?:higher|lower|earlier|later|larger|smaller|greater|longer|shorter|bigger|better|faster|slower"
+_MORE_ENGLISH += r"|cheaper|more|less)\b"
+_OTHERWISE = r"(?:有(?:什么|何|哪些)|之间的?)(?:区别|差异|差别|不同|异同)|\bdifferences? between\b"
+
+_SUMMARY = re.compile(_TELL)
+_SEVERAL = re.compile(
+    rf"{_COMPARE}|分别|各自|{_OTHERWISE}|[哪谁].{{0,12}}{_MORE}|\brespectively\b|\bwhich\b.{{0,60}}{_MORE_ENGLISH}"
+)
+_SOURCE = re.compile(rf"{_BEGIN}(?:结合|根据|依据|基于|按照|参照|based on\b|according to\b)")
+# Words that say what to do with what is found, or what kind of thing it is; no document has to hold them.
+_FRAME = re.compile(
+    rf"{_TELL}|{_COMPARE}|{_SOURCE.pattern}|{_OTHERWISE}|分别|各自|哪一?[家个种款项位](?:公司|企业|机构|单位)?|{_MORE}|之间"
+    rf"|方面的?情况|方面|时间|日期|金额|数量|\brespectively\b|\bwhich (?:company|one|of them)\b|{_MORE_ENGLISH}"
+    r"|\b(?:each|both|times?|timing|dates?|amounts?|number|percentages?)\b"
+)
+_YEARS = rf"(?:{_YEAR}年)?"
+_TWO = re.compile(
+    rf"^(?P<before>(?:.*?(?:{_COMPARE}|,))?{_YEARS})(?P<one>[^,。?]{{2,}}?)\s*(?:和|与|跟|以及|及|、)\s*(?P<other>[^,。?]{{2,}}?)"
+    r"(?P<behind>(?:的|在(?!线)|分别|各自|之间|有(?!限)|是|哪|谁|[,。?]|$).*)$"
+)
+_PLACE = r"\b(?:of|between|by|for|at|with|on|do|does|did|are|is|were|was|when|how|that|from)\b"
+_TWO_ENGLISH = re.compile(
+    rf"^(?P<before>(?:.*{_PLACE})?\s*)(?P<one>(?:(?!{_PLACE})[^?;])+?)\s+(?:and|versus|vs\.?)\s+(?P<other>[^?;]+?)"
+    r"(?P<behind>(?:\s+(?:had|have|has|respectively|each)\b|\.\s|[?,]|$).*)$"
+)
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """`parts`: what must be found, one question for each thing; only those of one thing are as they were asked."""
+
+    kind: Literal["one", "several", "summary"]
+    parts: tuple[str, ...]
+
+
+def task(question: str) -> Task:
+    """Whether the answer may stand in one sentence, and what the documents must hold for it.
+
+    「比较甲公司和乙公司的净利润，哪家更高？」 asks for two things, and no document says 比较 or 更高.
+    """
+    folded = fold(question)
+    if _SUMMARY.search(folded):
+        return Task("summary", (_FRAME.sub(",", folded),))
+    if _SEVERAL.search(folded):
+        return Task("several", tuple(_FRAME.sub(",", part) for part in _halves(folded)))
+    bare = _SOURCE.sub("", folded)
+    return Task("one", (question if bare == folded else bare,))
+
+
+def _halves(folded: str) -> list[str]:
+    """「甲和乙的净利润」: 「甲的净利润」, 「乙的净利润」."""
+    found = (_TWO if _CHINESE.search(folded) else _TWO_ENGLISH).match(folded)
+    if not found:
+        return [folded]
+    return [f"{found['before']}{found[name]}{found['behind']}" for name in ("one", "other")]

@@ -3,7 +3,8 @@
     KBQA_TESTDATA=... python scripts/fit_evidence.py               # some five minutes on two cores
 
 Prints the constants of kbqa/evidence.py, kbqa/generators/extractive.py and kbqa/retriever/confidence.py, and what they
-are worth on questions that were not used to fit them. Fitted on cmrc2018-a and drcd-dev; other sets are only measured.
+are worth on questions that were not used to fit them. Fitted on cmrc2018-a and drcd-dev, every question as though it
+asked for one thing (kbqa.questions.task); other sets are only measured, by scripts/bench_quality.py.
 
 - The ranker: softmax over the candidates of a question (kbqa.evidence.gather); right are those that hold a gold answer.
 - The confidence: logistic regression on the best candidate. Answerable questions against two kinds of unanswerable
@@ -40,7 +41,6 @@ from kbqa.types import Hit
 
 Matrix = NDArray[np.float64]
 FITTED = ("cmrc2018-a", "drcd-dev")
-MEASURED = ("dragonball-finance-zh", "dragonball-finance-en")
 ANSWERABLE, REMOVED, MASKED = range(3)  # kinds of cases
 SHARES = {  # what each kind weighs in the confidence, single questions and compounds
     (ANSWERABLE, False): 0.8,
@@ -70,9 +70,9 @@ class Case:
     compound: bool
 
 
-def read_cases(folder: Path, fitted: bool) -> list[Case]:
-    """Every question of a set, asked through the default settings. Of a set to be fitted on also masked copies of some
-    that can be answered, and compounds: two questions about one document asked as one, with and without it."""
+def read_cases(folder: Path) -> list[Case]:
+    """Every question of a set, asked through the default settings; masked copies of some that can be answered; and
+    compounds: two or three questions about one document asked as one, with and without it."""
     with tempfile.TemporaryDirectory() as temporary:
         installation = Installation(Home(Path(temporary)), Config())
         benchmark = load_benchmark(folder)
@@ -83,11 +83,9 @@ def read_cases(folder: Path, fitted: bool) -> list[Case]:
                 found = kb.search(question.text)
                 kind = ANSWERABLE if question.answerable else REMOVED
                 cases.append(made(question.text, found.weights, found.hits, kind, question.answers))
-                if fitted and question.answerable and any(len(answer) > 1 for answer in question.answers):
+                if question.answerable and any(len(answer) > 1 for answer in question.answers):
                     rest = masked(found.hits, question.answers)
                     spare.append(made(question.text, found.weights, rest, MASKED, question.answers))
-            if not fitted:
-                return cases
             cases += random.Random(5).sample(spare, min(MASKED_CASES, len(spare)))
             for text, sources in compounds(questions):
                 found = kb.search(text, 4 * CANDIDATE_HITS)
@@ -189,7 +187,7 @@ def evidence(case: Case, weights: Matrix) -> list[float]:
     if not scores:
         return [0.0] * len(COEFFICIENTS)
     best = max(scores, key=scores.__getitem__)
-    found = features(case.question, case.words, best, case.hits[best.rank])
+    found = features(case.question, case.words, best, case.hits[best.rank].chunk.searchable)
     return [found[name] for name in COEFFICIENTS]
 
 
@@ -232,7 +230,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     data = options.data or Path(os.environ["KBQA_TESTDATA"]) / "data" / "retrieval"
-    cases = {name: read_cases(data / name, name in FITTED) for name in (*FITTED, *MEASURED)}
+    cases = {name: read_cases(data / name) for name in FITTED}
     fitted = [case for name in FITTED for case in cases[name]]
 
     print("answers, each question by a ranker that has not seen it:")

@@ -1,7 +1,7 @@
 import pytest
 
 from kbqa.analyzer import question_terms
-from kbqa.evidence import gather
+from kbqa.evidence import gather, together
 from kbqa.types import Chunk, Hit
 
 TEXT = "崇陵位于河北易县，建于1909年。墓道在地宫前。其全长13.23米，宽4.6米。"
@@ -70,3 +70,14 @@ def test_shares_lie_between_0_and_1():
 def test_another_year_is_seen():
     (candidate,) = gather("2023年的营业收入是多少？", {}, [hit("2022年的营业收入为800万元。")])
     assert candidate.pinned == 0
+
+
+def test_what_two_passages_hold_counts_together():
+    asked, hits = "甲公司和乙公司的年假", [hit("甲公司的年假有十天。"), hit("乙公司的年假有五天。")]
+    joined = together(asked, {}, hits)
+    assert joined.own > max(candidate.own for candidate in gather(asked, {}, hits))
+    assert joined.own + joined.context + joined.elsewhere <= 1 + 1e-9
+
+
+def test_passages_that_share_nothing_with_the_question_hold_nothing_together():
+    assert together("GLM-4-9B", {}, [hit("与此无关的一句话。")]) is None

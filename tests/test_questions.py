@@ -1,7 +1,9 @@
+import re
+
 import pytest
 
 from kbqa.analyzer import fold
-from kbqa.questions import gap_fillers, identifiers
+from kbqa.questions import Task, gap_fillers, identifiers, task
 
 
 def fillers(question, text):
@@ -44,3 +46,66 @@ def test_a_question_that_asks_for_a_name_has_no_pattern():
 def test_numbers_models_and_ordinals_pin_a_question_down():
     assert identifiers("KB200 的第二级、2024年、三类城市") == {"kb200", "第二", "2024", "三"}
     assert identifiers("漢水最終注入哪一條河？") == set()
+
+
+# --- one thing or several --------------------------------------------------------------------------------------------
+
+
+def pieces(part):
+    return " ".join(re.split(r"[\s,.?!。]+", part)).strip()
+
+
+@pytest.mark.parametrize(
+    ("question", "parts"),
+    [
+        ("比较甲公司和乙公司的净利润，哪家公司的净利润更高？", ["甲公司的净利润 的净利润", "乙公司的净利润 的净利润"]),
+        ("一等座与二等座分别由谁乘坐？", ["一等座 由谁乘坐", "二等座 由谁乘坐"]),
+        ("甲類城市和乙類城市的住宿費有什麼區別？", ["甲类城市的住宿费", "乙类城市的住宿费"]),
+        ("2021年甲公司、乙公司各自的利润是多少？", ["2021年甲公司 的利润是多少", "2021年乙公司 的利润是多少"]),
+        ("这两种险哪个更贵？", ["这两种险"]),
+        (
+            "Compare the profit of Acme in 2019 and Initech in 2020. Which company had higher profit?",
+            ["the profit of acme in 2019 had profit", "the profit of initech in 2020 had profit"],
+        ),
+        ("What is the difference between E12 and E20?", ["what is the e12", "what is the e20"]),
+    ],
+)
+def test_a_comparison_asks_for_each_of_its_things_and_not_for_words_of_comparing(question, parts):
+    asked = task(question)
+    assert asked.kind == "several"
+    assert [pieces(part) for part in asked.parts] == parts
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("结合蓝天公司的报告，请简要总结一下其环保措施。", "蓝天公司的报告 其环保措施"),
+        ("概括差旅费用管理办法", "差旅费用管理办法"),
+        ("Based on the report, summarize the risk measures of Acme.", "the report the risk measures of acme"),
+    ],
+)
+def test_a_summary_asks_for_what_is_to_be_summed_up(question, words):
+    asked = task(question)
+    assert asked.kind == "summary"
+    assert [pieces(part) for part in asked.parts] == [words]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "年假有几天？",
+        "说明书在哪里下载？",
+        "分析师是谁？",
+        "介绍信由谁开具？",
+        "工作总结什么时候交？",
+        "研发部和市场部的电话是多少？",
+        "When did the company compare its results?",
+        "",
+    ],
+)
+def test_a_question_about_one_thing_stays_as_it_is(question):
+    assert task(question) == Task("one", (question,))
+
+
+def test_where_the_answer_is_to_be_looked_for_is_not_looked_for():
+    assert task("根据员工手册，年假有几天？") == Task("one", ("员工手册,年假有几天?",))

@@ -69,6 +69,28 @@ def test_confidence_tells_what_is_told_from_what_is_not(kb):
     assert other_number < kb.search("普通员工在一类城市的住宿费每天多少？").confidence
 
 
+TWO_COMPANIES = {
+    "蓝天旅游": "蓝天旅游2021年的净利润为三百万元，员工满意度为百分之八十。",
+    "绿源环保": "绿源环保2021年的净利润为五百万元，在社区投资了二十万元。",
+}
+
+
+def companies():
+    for number, (title, text) in enumerate(TWO_COMPANIES.items()):
+        yield Document(f"{title}.md", title, (Block("text", text),), f"{number:064}", "md")
+
+
+def test_a_comparison_is_as_sure_as_what_is_compared_although_no_passage_holds_both(tmp_path):
+    with Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "库", companies()) as base:
+        both = base.search("比较蓝天旅游和绿源环保2021年的净利润，哪家公司的净利润更高？").confidence
+        one_is_unknown = base.search("比较蓝天旅游和光明乳业2021年的净利润，哪家公司的净利润更高？").confidence
+        summary = base.search("结合蓝天旅游的报告，总结其2021年的净利润和员工满意度。").confidence
+        nothing = base.search("请总结一下食堂的菜单。").confidence
+    assert both > 0.6 > one_is_unknown
+    assert summary > 0.6
+    assert nothing < 0.1
+
+
 @pytest.mark.parametrize("question", ["", "  \n\t "])
 def test_an_empty_question_is_refused(kb, question):
     with pytest.raises(QuestionError, match="empty"):
