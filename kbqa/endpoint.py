@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from itertools import islice
+from string import punctuation
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 from weakref import finalize
 
@@ -58,7 +59,7 @@ class Endpoint:
 
     def post(self, body: Mapping[str, Any], deadline: float | None = None) -> Reply:
         """What the server answers, whatever its status; NoReply when it does not. `deadline` is monotonic time."""
-        content = json.dumps(body, ensure_ascii=False).encode()
+        content = json.dumps(body).encode()  # as ASCII, which also takes half a surrogate pair out of a document
         while True:
             connection, kept = self._connection(deadline)
             patience = _Patience(connection, self._timeout, deadline)
@@ -166,11 +167,13 @@ class Reply:
                 return
 
     def read(self) -> bytes:
+        """The whole body."""
         return b"".join(self.chunks())
 
     def complaint(self) -> str:
         """What the server says went wrong, in one line; "" when it says nothing."""
         body = b""
+        self._patience.at_most(5.0)  # the status alone says enough
         with suppress(NoReply):
             for chunk in self.chunks():
                 body += chunk
@@ -252,7 +255,8 @@ def _address(section: str, base_url: str) -> SplitResult:
         raise ConfigError(f"{setting} is {base_url!r}; it must begin with http:// or https:// and name a host")
     if address.username or address.password:
         raise ConfigError(f"{setting} holds a user name or password; keys go into the variable {section}.api_key_env")
-    return address._replace(fragment="")
+    path, query = (quote(part, safe=punctuation) for part in (address.path, address.query))
+    return address._replace(path=path, query=query, fragment="")
 
 
 def _usable(section: str, key: str | None) -> str | None:

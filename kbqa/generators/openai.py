@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from typing import Any, Literal
 
 from kbqa.endpoint import Endpoint, NoReply, Reply, complaint_of
@@ -19,6 +20,7 @@ from kbqa.types import GenerationRequest, Message, Piece
 __all__ = ["OpenAIGenerator"]
 
 BUSY = {429, 503}
+SHORTER = "lower prompt.max_characters or prompt.history_turns"
 OWN = {"messages", "model", "response_format", "stop", "stream", "stream_options", "tools"}
 _LENGTH = {"length", "max_tokens"}
 _FAILED = {"abort", "cancelled", "content_filter", "error", "insufficient_system_resource"}  # no whole answer
@@ -130,8 +132,8 @@ class OpenAIGenerator:
             403: self._key,
             404: f"is there a model {model}, and does generator.base_url end as it should (often in /v1)? "
             f"{self._endpoint.url.removesuffix('/chat/completions')}/models lists what there is",
-            413: "lower prompt.max_characters or prompt.history_turns",
-        }.get(reply.status, "")
+            413: SHORTER,
+        }.get(reply.status, SHORTER if "context" in said else "")
         return self._error(f"refused the request: {status}" + (f"; {remedy}" if remedy else ""))
 
     def _error(self, why: str) -> GeneratorError:
@@ -177,11 +179,15 @@ class _Answer:
 
     def _data(self, reply: Reply) -> Iterator[str]:
         """The JSON texts of the reply: one an event, or a single one from a server that does not stream."""
+        chunks = reply.chunks()
+        first = next(chunks, b"")
+        chunks = chain([first], chunks)
         try:
-            if "event-stream" in reply.header("Content-Type"):
-                yield from events(reply.chunks())
+            # Not every server that streams says so in its headers.
+            if "event-stream" in reply.header("Content-Type") or first.startswith((b"data:", b"event:", b":")):
+                yield from events(chunks)
             else:
-                yield reply.read().decode()
+                yield b"".join(chunks).decode()
         except ValueError as error:
             raise UnexpectedAnswer(f"answered, but not with text that can be read: {error}") from error
 

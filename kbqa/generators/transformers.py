@@ -178,9 +178,9 @@ class _Model:
         config = self._network.config.get_text_config()
         self._context: int | None = getattr(config, "max_position_embeddings", None)
         generation = self._network.generation_config
-        if generation.eos_token_id is None:
-            generation.eos_token_id = self.tokenizer.eos_token_id
-        self.ends = set(_as_list(generation.eos_token_id))
+        self.ends = {*_as_list(generation.eos_token_id), *_as_list(self.tokenizer.eos_token_id)}
+        generation.eos_token_id = sorted(self.ends) or None
+        generation.max_length = None  # else transformers warns that max_new_tokens, which is always given, comes first
         if generation.pad_token_id is None:
             generation.pad_token_id = next(iter(self.ends), 0)  # one prompt is never padded; asked for all the same
 
