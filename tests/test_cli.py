@@ -427,6 +427,30 @@ def test_a_refusal_of_a_model_is_one_whatever_was_found(served, chat_server):
     assert (answer["grounded"], answer["citations"]) == (False, [])
 
 
+def test_bare_chat_talks_to_the_model_itself(served, chat_server):
+    """No documents, no prompt around the question, and the options as they are given."""
+    options = ("--system", "说中文。", "--temperature", "0", "--top-p", "0.5", "--max-tokens", "9")
+    first, second = served.json("chat", "--bare", *options, typed="你好\n\n再见\n/exit\n没人听\n")
+    assert (first["question"], first["answer"], first["finish"]) == ("你好", MADE_UP, "stop")
+    seen = chat_server.seen[-1]
+    assert [message["content"] for message in seen["messages"]] == ["说中文。", "你好", MADE_UP, "再见"]
+    assert (seen["temperature"], seen["top_p"], seen["max_tokens"]) == (0, 0.5, 9)
+    assert second["question"] == "再见"
+
+
+def test_bare_chat_shows_the_answer_and_forgets_on_request(served, chat_server):
+    said = served("chat", "--bare", typed="你好\n/clear\n/sources\n再见\n")
+    assert said.stdout.count(MADE_UP) == 2
+    assert "there is no command /sources" in said.stderr
+    assert [message["content"] for message in chat_server.seen[-1]["messages"]] == ["再见"]
+
+
+def test_bare_chat_needs_a_model_and_takes_no_base(built, served):
+    assert "there is no model to talk to" in built("chat", "--bare", typed="你好\n", code=1).stderr
+    assert "--bare" in served("chat", "--bare", "--kb", "默认", typed="", code=2).stderr
+    assert "--top-p is for --bare" in served("chat", "--top-p", "0.5", typed="", code=2).stderr
+
+
 def test_a_conversation_goes_on_after_a_server_was_busy(served, chat_server):
     chat_server.script = [refusal(503, {"error": {"message": "排队中"}})]
     result = served("chat", typed="年假有几天？\n满十年的员工有几天年假？\n", code=1)

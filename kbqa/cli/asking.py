@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator as Generating
+from contextlib import closing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from kbqa.cli.common import Command, Session, kb_option, pass_session, typed
 from kbqa.cli.screen import cited, complain, is_terminal, print_json, quoted, say, shown
-from kbqa.errors import GeneratorError, QuestionError
-from kbqa.types import Answer, Hit, Piece, Sentence, Turn, Verdict
+from kbqa.errors import ConfigError, GeneratorError, QuestionError
+from kbqa.prompt import messages
+from kbqa.types import Answer, GenerationRequest, Generator, Hit, Message, Piece, Sentence, Turn, Verdict
 
 if TYPE_CHECKING:
+    from kbqa.build import Installation
     from kbqa.chain import KnowledgeBase
 
 __all__ = ["ask", "chat", "search"]
 
 DOUBTED: dict[Verdict, str] = {"not": "[未证实]", "partly": "[部分证实]"}
 HIT_LINES = 6  # of a passage that `search` shows on a terminal
-COMMANDS = "/sources: where the last answer stands  /clear: forget what was said  /exit: leave  /help: this line"
 
 
 @click.command(cls=Command)
@@ -118,7 +120,7 @@ def _answer_fields(answer: Answer) -> dict[str, Any]:
 def _spoken(base: KnowledgeBase, question: str, history: tuple[Turn, ...]) -> Answer:
     """Prints the answer sentence by sentence, each as soon as it has been checked, and gives it back whole."""
     text, printed = "", 0
-    parts = cast("Generator[Piece | Sentence | Answer, None, None]", base.stream(question, history))
+    parts = cast("Generating[Piece | Sentence | Answer, None, None]", base.stream(question, history))
     with closing(parts):  # which cancels the work when Ctrl-C or a broken pipe comes between
         for part in parts:
             match part:
@@ -173,36 +175,55 @@ def _show_grounds(answer: Answer, base: str, quotes: bool) -> None:
 
 @click.command(cls=Command)
 @kb_option()
+@click.option("--bare", is_flag=True, help="Talk to the model itself, without documents.")
+@click.option("--system", help="With --bare: what the model is told before the conversation.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="With --bare: 0 always takes the likeliest word.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="With --bare: draw from the likeliest words.")
+@click.option("--max-tokens", type=click.IntRange(1), help="With --bare: the most tokens of an answer.")
+@click.option("--adapter", help="With --bare: a P-Tuning prefix that config.yaml names.")
 @pass_session
-def chat(session: Session, kb: str | None) -> None:
+def chat(session: Session, /, kb: str | None, bare: bool, **options: Any) -> None:
     """Hold a conversation: questions may refer to earlier ones.
 
     Questions are read from standard input, one a line, so that a file of them can be piped in. Commands: /sources,
     /clear, /exit, /help.
     """
-    with session.installation().open(kb) as base:
-        conversation = _Conversation(base, session.json)
-        if sys.stdin.isatty() and not session.json:
-            complain(f"{shown(base.name)}: {base.store.counts().documents} documents. {COMMANDS}")
-        for line in _lines():
-            if not conversation.hear(line):
-                break
+    given = {name: value for name, value in options.items() if value is not None}
+    installation = session.installation()
+    if bare:
+        if kb is not None:
+            raise click.UsageError("--bare talks to the model itself: it takes no --kb")
+        _converse(_BareConversation(_model_of(installation), session.json, given), session.json)
+        return
+    if given:
+        raise click.UsageError(
+            f"--{min(given).replace('_', '-')} is for --bare: config.yaml says how questions are answered"
+        )
+    with installation.open(kb) as base:
+        _converse(_Conversation(base, session.json), session.json)
+
+
+def _converse(conversation: _Conversation | _BareConversation, json: bool) -> None:
+    if sys.stdin.isatty() and not json:
+        complain(conversation.welcome)
+    for line in _lines():
+        if not conversation.hear(line):
+            break
     if conversation.failed and not sys.stdin.isatty():
         click.get_current_context().exit(1)
 
 
-class _Conversation:
-    def __init__(self, base: KnowledgeBase, json: bool) -> None:
-        self._base = base
+class _Talk:
+    """What both kinds of conversation share: lines in, commands, errors that end one turn and not the whole."""
+
+    help = "/clear: forget what was said  /exit: leave  /help: this line"
+    welcome = help
+
+    def __init__(self, json: bool) -> None:
         self._json = json
         self._history: tuple[Turn, ...] = ()
-        self._last: Answer | None = None
         self.failed = False
-        self._commands: dict[str, Callable[[], None]] = {
-            "/sources": self._sources,
-            "/clear": self._clear,
-            "/help": lambda: complain(COMMANDS),
-        }
+        self._commands: dict[str, Callable[[], None]] = {"/clear": self._clear, "/help": lambda: complain(self.help)}
 
     def hear(self, line: str) -> bool:
         """Answers one line; False when it was the last one."""
@@ -212,20 +233,14 @@ class _Conversation:
         if command := self._commands.get(line):
             command()
         elif line.startswith("/"):
-            complain(f"there is no command {shown(line)}; {COMMANDS}")
+            complain(f"there is no command {shown(line)}; {self.help}")
         elif line:
             self._question(line)
         return True
 
     def _question(self, question: str) -> None:
         try:
-            if self._json:
-                answer = self._base.ask(question, self._history)
-                print_json(_answer_fields(answer))
-            else:
-                answer = _spoken(self._base, question, self._history)
-                _show_grounds(answer, self._base.name, quotes=False)
-                say()
+            answer = self._answered(question)
         except (QuestionError, GeneratorError) as error:  # the next question may do better
             self.failed = True
             complain(f"kbqa: {shown(str(error))}", fg="red")
@@ -237,8 +252,43 @@ class _Conversation:
                 raise
             complain("\nstopped")
             return
+        self._history = (*self._history, (question, answer))
+
+    def _answered(self, question: str) -> str:
+        """Shows the answer, and gives it back for the history."""
+        raise NotImplementedError
+
+    def _clear(self) -> None:
+        self._history = ()
+        complain("forgotten; the next question starts a new conversation")
+
+
+class _Conversation(_Talk):
+    """With the documents."""
+
+    help = f"/sources: where the last answer stands  {_Talk.help}"
+
+    def __init__(self, base: KnowledgeBase, json: bool) -> None:
+        super().__init__(json)
+        self._base = base
+        self._last: Answer | None = None
+        self._commands["/sources"] = self._sources
+        self.welcome = f"{shown(base.name)}: {base.store.counts().documents} documents. {self.help}"
+
+    def _answered(self, question: str) -> str:
+        if self._json:
+            answer = self._base.ask(question, self._history)
+            print_json(_answer_fields(answer))
+        else:
+            answer = _spoken(self._base, question, self._history)
+            _show_grounds(answer, self._base.name, quotes=False)
+            say()
         self._last = answer
-        self._history = (*self._history, (question, answer.text))
+        return answer.text
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._last = None
 
     def _sources(self) -> None:
         if self._last is None or not self._last.citations:
@@ -248,9 +298,41 @@ class _Conversation:
             say(cited(citation), fg="cyan")
             say(f"    「{shown(citation.quote, lines=True)}」")
 
-    def _clear(self) -> None:
-        self._history, self._last = (), None
-        complain("forgotten; the next question starts a new conversation")
+
+class _BareConversation(_Talk):
+    """With the model itself."""
+
+    def __init__(self, generator: Generator, json: bool, options: Mapping[str, Any]) -> None:
+        super().__init__(json)
+        self._generator = generator
+        self._before = (Message("system", options["system"]),) if "system" in options else ()
+        self._options = {name: value for name, value in options.items() if name != "system"}
+        self.welcome = f"{shown(generator.name)}, without documents. {self.help}"
+
+    def _answered(self, question: str) -> str:
+        request = GenerationRequest((*self._before, *messages(question, self._history)), **self._options)
+        text, finish = "", None
+        pieces = self._generator.stream(request)
+        with closing(pieces) if isinstance(pieces, Generating) else nullcontext():
+            for piece in pieces:
+                text, finish = text + piece.text, piece.finish or finish
+                if not self._json:
+                    _say_some(piece.text)
+        if self._json:
+            print_json({"question": question, "answer": text, "finish": finish})
+        else:
+            say("" if finish != "length" else " …", dim=True)
+            say()
+        return text
+
+
+def _model_of(installation: Installation) -> Generator:
+    if installation.config.generator.kind == "extractive":
+        raise ConfigError(
+            "there is no model to talk to: generator.kind is extractive, which quotes documents; name a model in "
+            "config.yaml, for example {kind: chatglm, model: models/chatglm3-6b}"
+        )
+    return installation.generator
 
 
 def _lines() -> Iterator[str]:
