@@ -131,8 +131,10 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise GeneratorError("the model is shutting down")
-            if len(self._queue) >= self.waiting + len(self._free):
-                raise GeneratorBusy(f"{len(self._queue)} questions are waiting already; try again in a few seconds")
+            waiting = sum(not it.cancelled for it in self._queue)
+            free = len(self._free) + sum(it.cancelled for it in self._running)  # given back at the next step
+            if waiting >= self.waiting + free:
+                raise GeneratorBusy(f"{waiting} questions are waiting already; try again in a few seconds")
             self._queue.append(ticket)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="chatglm-engine", daemon=True)
