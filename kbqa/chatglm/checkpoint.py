@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from kbqa.chatglm.architecture import Architecture, read_json
 from kbqa.chatglm.decoder import Decoder
-from kbqa.chatglm.quantization import Bits, QuantizedEmbedding, QuantizedLinear, quantize
+from kbqa.chatglm.kernels import speed_up
+from kbqa.chatglm.quantization import Bits, GroupedLinear, QuantizedEmbedding, QuantizedLinear
 from kbqa.errors import ModelError
 
 __all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names"]
@@ -211,8 +212,12 @@ def load_decoder(
     dtype: torch.dtype,
     device: torch.device | str,
     bits: Bits | None = None,
+    exact: bool = True,
 ) -> Decoder:
     """The decoder with its weights, on `device`; `bits` quantizes the linear layers of the blocks on the way.
+
+    `exact` computes as the originals do. Otherwise layers are put into the form that is fastest here, and 4 bits given
+    on the way get a scale for each small group of columns instead of one for a whole row.
 
     ModelError when tensors are missing, unknown or of the wrong shape, or the checkpoint is quantized otherwise.
     """
@@ -221,7 +226,8 @@ def load_decoder(
         raise ModelError(f"{folder} is quantized to {a.bits} bits already and cannot be quantized to {bits}")
     with torch.device("meta"):
         decoder = Decoder(a)
-    _prepare(decoder, a, a.bits or bits, dtype)
+    grouped = bits == 4 and not a.bits and not exact and all(it % GroupedLinear.GROUP == 0 for it in _columns(a))
+    _prepare(decoder, a, a.bits or bits, dtype, GroupedLinear if grouped else QuantizedLinear)
     loader = _Loader(decoder, a, dtype, torch.device(device), None if a.bits else bits)
     for name, tensor in Checkpoint(folder):
         try:
@@ -233,16 +239,29 @@ def load_decoder(
     if a.is_v1:
         _tie(decoder)
     loader.finish(folder)
+    if not exact:
+        speed_up(decoder, dtype)
     return decoder.eval().requires_grad_(False)
 
 
-def _prepare(decoder: Decoder, a: Architecture, bits: Bits | None, dtype: torch.dtype) -> None:
+def _columns(a: Architecture) -> tuple[int, ...]:
+    """Of the matrices that are quantized."""
+    return a.hidden, a.heads * a.head_dim, a.inner
+
+
+def _prepare(
+    decoder: Decoder,
+    a: Architecture,
+    bits: Bits | None,
+    dtype: torch.dtype,
+    kind: type[QuantizedLinear] | type[GroupedLinear],
+) -> None:
     """Puts quantized layers where the model has some; still without memory."""
     if bits is None:
         return
     for block in decoder.blocks:
         for parent, name in ((block.attention, "qkv"), (block.attention, "out"), (block, "up"), (block, "down")):
-            setattr(parent, name, QuantizedLinear(getattr(parent, name), bits))
+            setattr(parent, name, kind(getattr(parent, name), bits))
     if a.quantized_embeddings:
         embedding, head = decoder.embedding, decoder.head
         assert isinstance(embedding, nn.Embedding)
@@ -278,11 +297,9 @@ class _Loader:
             tensor = by_kind(tensor, self.a)
         module_name, _, part = place.name.rpartition(".")
         module = self._module(module_name, published)
-        if part == "weight" and isinstance(module, QuantizedLinear) and self.bits:
-            self._check(published, tensor, (module.weight.shape[0], tensor.shape[1]))
-            packed, scale = quantize(tensor.to(self.device), self.bits)
-            self._set(module, "weight", packed, published)
-            self._set(module, "scale", scale, published)
+        if part == "weight" and isinstance(module, QuantizedLinear | GroupedLinear) and self.bits:
+            self._check(published, tensor, module.shape)
+            module.fill(tensor.to(self.device))
         else:
             self._set(module, part, tensor, published)
 

@@ -238,12 +238,14 @@ def load(
     quantize: Bits | None = None,
     prefix: str | Path | None = None,
     family: Family | None = None,
+    exact: bool | None = None,
 ) -> ChatGLM:
     """`kbqa.chatglm.load_chatglm`."""
+    exact = dtype == "float32" if exact is None else exact
     folder = find_model(path)
     architecture = read_architecture(folder, family)
     tokenizer = load_tokenizer(folder, architecture.family)
-    decoder = load_decoder(folder, architecture, _dtype(dtype), device, quantize)
+    decoder = load_decoder(folder, architecture, _dtype(dtype), device, quantize, exact)
     model = ChatGLM(architecture, decoder, tokenizer)
     if prefix is not None:
         model.load_prefix(OWN, prefix)

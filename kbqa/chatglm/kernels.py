@@ -1,0 +1,269 @@
+"""Linear layers as fast as this machine allows, in place of the ordinary ones: the fast path.
+
+To write one token, every weight is read once, so what counts is how few bytes are read and how near that comes to the
+speed of the memory. Nothing here restores a whole matrix to write a token. All kernels are those that come with torch:
+
+    bfloat16   on CPUs: the matrix, reordered once for oneDNN
+    8 bits     x86 CPUs: integer products (FBGEMM); what comes in is split into two digits of 8 bits, which keeps more
+               of it than bfloat16 does. Elsewhere: torch's int8 kernel, in bfloat16
+    4 bits     torch's int4 kernels, in bfloat16; on CPUs, many rows at once get the matrix restored block by block
+
+A row's published scale multiplies what comes out, in float32, so that it is never rounded. Before a kernel is used it
+must get a small product right on the device at hand; where it does not, or is not there, layers stay as they were.
+How far all this is from the exact path: tests/test_chatglm_kernels.py.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear, unpack
+
+__all__ = ["faster", "speed_up"]
+
+Layer = nn.Linear | QuantizedLinear | GroupedLinear
+MANY = 64  # rows from which on it pays to restore an int4 matrix block by block
+BLOCK = 1024  # rows of a matrix that are restored at a time: they stay in the processor's cache
+
+
+def speed_up(decoder: nn.Module, dtype: torch.dtype) -> None:
+    """Replaces the linear layers, one after another, so that hardly more memory is needed than before."""
+    tied = getattr(decoder.embedding, "weight", None)
+    parents = [module for module in decoder.modules() if any(module.children())]  # no layers: each is to go at once
+    for module in parents:
+        for name, layer in list(module.named_children()):
+            if getattr(layer, "weight", tied) is not tied:  # a tied head would need its matrix twice
+                setattr(module, name, faster(layer, dtype))
+
+
+def faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The fast layer with the weights of `layer`, which then may go; `layer` itself where there is none."""
+    if not isinstance(layer, Layer):
+        return layer
+    for kind in _kinds(layer, dtype):
+        if _right(kind, layer.weight.device, dtype) and (made := _made(kind, layer)):
+            return made
+    return layer
+
+
+def _kinds(layer: Layer, dtype: torch.dtype) -> tuple[Callable[[Any], _Fast], ...]:
+    """The better one first."""
+    if isinstance(layer, nn.Linear):
+        return (Reordered,) if dtype == torch.bfloat16 else ()
+    return (Int4,) if layer.bits == 4 else (TwoDigits, Int8)
+
+
+def _made(kind: Callable[[Any], _Fast], layer: Layer) -> nn.Module | None:
+    """None where the kernel is not there, or not for this shape or device."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that its quantized tensors will go one day: then this is None
+            return kind(layer)
+    except (RuntimeError, AttributeError, NotImplementedError, ValueError):
+        return None
+
+
+@lru_cache
+def _right(kind: Callable[[Any], _Fast], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel gets a product right, with the largest weights and sums that its integers must bear."""
+    rows, columns = 192, 256
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(rows, columns, generator=generator)
+    weight[:64] = weight[:64].sign()
+    linear = nn.Linear(columns, rows, bias=False, dtype=dtype, device=device).requires_grad_(False)
+    linear.weight.copy_(weight)
+    layer: Layer = linear
+    if kind is not Reordered:
+        layer = QuantizedLinear(linear, 4 if kind is Int4 else 8)
+        layer.fill(linear.weight)
+    try:
+        made = _made(kind, layer)
+        if made is None:
+            return False
+        for count in (1, 3, MANY):
+            x = torch.randn(count, columns, generator=generator)
+            x[0] = x[0].sign()
+            x = x.to(device, dtype)
+            wanted, got = layer(x).float(), made(x).float()
+            if not (got - wanted).abs().max() <= 0.02 * wanted.abs().max():
+                return False
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+class _Fast(nn.Module):
+    """Made from a layer of one of the kinds that it is for; an exception where it cannot work."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.bias: Tensor | None = layer.bias
+
+
+class Reordered(_Fast):
+    """bfloat16 on a CPU: about one and a half times as fast as F.linear for one row and for eight."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise NotImplementedError
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+class TwoDigits(_Fast):
+    """8-bit weights by 8-bit integers on x86 CPUs.
+
+    A row that comes in is written as `top / digit * (high + low / (2 * digit))` with whole numbers of -digit..digit, so
+    that no outlier in it, or in another row, drowns the rest: 8 bits alone would. The kernel sees high and low as two
+    rows and reads the weights once for both.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        if layer.weight.device.type != "cpu":
+            raise NotImplementedError
+        self.scale = layer.scale.float()
+        self.digit = _digit()
+        self.packed = _fbgemm(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2).float()
+        high, low, top = _digits(rows, self.digit)
+        product = _integer_product(high, low, self.packed, self.digit)
+        out = product.mul_(top / self.digit).mul_(self.scale)
+        if self.bias is not None:
+            out += self.bias
+        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def _digits(rows: Tensor, digit: int) -> tuple[Tensor, Tensor, Tensor]:
+    top = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-30)
+    scaled = rows * (digit / top)
+    high = scaled.round()
+    return high, scaled.sub_(high).mul_(2 * digit).round_(), top
+
+
+def _integer_product(high: Tensor, low: Tensor, packed: object, digit: int) -> Tensor:
+    """The kernel fits its own scale to the smallest and largest number that it sees. A last row gives it the two for
+    which the scale is 1, and nothing is rounded."""
+    span = high.new_zeros(1, high.shape[1])
+    span[0, 0], span[0, 1] = -digit, digit + 1
+    out = torch.ops.quantized.linear_dynamic(torch.cat([high, low, span]), packed, digit < 127)
+    return torch.add(out[: len(high)], out[len(high) : -1], alpha=1 / (2 * digit))
+
+
+def _fbgemm(weight: Tensor) -> object:
+    """Integers for FBGEMM; the scale is 1 for all."""
+    ones = torch.ones(len(weight), dtype=torch.float64)
+    quantized = torch._make_per_channel_quantized_tensor(weight, ones, torch.zeros(len(weight), dtype=torch.long), 0)
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        return torch.ops.quantized.linear_prepack(quantized, None)
+    finally:
+        torch.backends.quantized.engine = before
+
+
+@lru_cache
+def _digit() -> int:
+    """127, or 63 for processors (without VNNI) that add pairs of products in 16 bits, where larger ones overflow."""
+    packed = _fbgemm(torch.full((64, 256), 127, dtype=torch.int8))
+    whole = torch.full((1, 256), 127.0)
+    return 127 if float(_integer_product(whole, whole, packed, 127)[0, 0]) == 127 * 127 * 256 * (1 + 1 / 254) else 63
+
+
+class Int8(_Fast):
+    """8-bit weights elsewhere."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.weight, self.scale = layer.weight, layer.scale.float()
+        self.ones = torch.ones_like(layer.scale, dtype=torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.ops.aten._weight_int8pack_mm(x.flatten(0, -2).bfloat16(), self.weight, self.ones) * self.scale
+        if self.bias is not None:
+            out += self.bias
+        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+class Int4(_Fast):
+    """4-bit weights, with a scale for each row or with scale and zero for each group of columns."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        rows, columns = len(layer.weight), 2 * layer.weight.shape[1]
+        self.rows, self.row_scale = rows, None
+        if isinstance(layer, GroupedLinear):
+            self.group, scale, zero = layer.group, layer.scale, layer.zero
+        else:
+            self.group = next((size for size in (256, 128, 64, 32) if columns % size == 0), 0)
+            if not self.group:
+                raise NotImplementedError
+            self.row_scale = layer.scale.float()
+            scale = torch.ones(rows, columns // self.group, dtype=torch.bfloat16, device=layer.weight.device)
+            zero = torch.zeros_like(scale)
+        self.scales = torch.stack([scale, zero], dim=-1).transpose(0, 1).contiguous()  # (groups, rows, 2)
+        self.on_cpu = layer.weight.device.type == "cpu"
+        self.weight = _int4_cpu(layer.weight) if self.on_cpu else _int4_cuda(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2).bfloat16()
+        if not self.on_cpu:
+            out = torch.ops.aten._weight_int4pack_mm(rows, self.weight, self.group, self.scales)
+        elif len(rows) >= MANY and _layout_is_known() and self.rows % 64 == 0:
+            out = torch.cat([rows @ self._restored(at) for at in range(0, self.rows, BLOCK)], dim=-1)
+        else:
+            out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, self.group, self.scales)
+        if self.row_scale is not None:
+            out = out * self.row_scale
+        if self.bias is not None:
+            out = out + self.bias
+        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+    def _restored(self, at: int) -> Tensor:
+        """(columns, up to BLOCK) bfloat16: rows of the matrix from `at` on, standing. A row's scale is left out."""
+        q = _unpacked(self.weight[at : at + BLOCK]).view(torch.int8).sub_(8).to(torch.bfloat16)  # (columns, rows)
+        if self.row_scale is not None:
+            return q
+        scale, zero = (it.contiguous() for it in self.scales[:, at : at + BLOCK].unsqueeze(1).unbind(-1))
+        return q.unflatten(0, (-1, self.group)).mul_(scale).add_(zero).flatten(0, 1)  # times (groups, 1, rows)
+
+
+def _int4_cpu(weight: Tensor) -> Tensor:
+    """Packed block by block: the kernel's packing wants 4 bytes for every weight."""
+    blocks = weight.split(BLOCK)
+    return torch.cat([torch.ops.aten._convert_weight_to_int4pack_for_cpu(unpack(it).int() + 8, 1) for it in blocks])
+
+
+def _int4_cuda(weight: Tensor) -> Tensor:
+    if torch.cuda.get_device_capability(weight.device) < (8, 0):
+        raise NotImplementedError
+    return torch.ops.aten._convert_weight_to_int4pack(weight.view(torch.uint8) ^ 0x88, 8)
+
+
+def _unpacked(packed: Tensor) -> Tensor:
+    """(rows, columns / 2) as AVX-512 kernels want it, to (columns, rows) in 0..15.
+
+    64 rows lie together; a byte holds one column of row j in its low half and of row j + 32 in its high half.
+    """
+    columns = 2 * packed.shape[1]
+    blocks = packed.view(-1, columns, 32)
+    return torch.cat([blocks & 15, blocks >> 4], dim=-1).transpose(0, 1).flatten(1)
+
+
+@lru_cache
+def _layout_is_known() -> bool:
+    """Whether this processor's packing is the one that `_unpacked` undoes."""
+    q = torch.randint(0, 16, (128, 64), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+    return torch.equal(_unpacked(packed).T, q.to(torch.uint8))

@@ -1,0 +1,150 @@
+"""The fast linear layers, against the exact ones: how far they may be off, and that they are really used."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="kbqa[glm] is not installed")
+
+from glmkit import Case, cases  # noqa: E402
+from torch import nn  # noqa: E402
+
+from kbqa.chatglm import kernels, load_chatglm  # noqa: E402
+from kbqa.chatglm.kernels import Int4, Int8, Reordered, TwoDigits, faster  # noqa: E402
+from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear  # noqa: E402
+
+ROWS, COLUMNS = 320, 512
+COUNTS = pytest.mark.parametrize("count", [1, 2, 9, kernels.MANY, 200])
+
+
+def matrix(seed: int = 0) -> torch.Tensor:
+    """Bell-shaped, with one column in four hundred that is ten times as large, as trained models have them."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(ROWS, COLUMNS, generator=generator) * 0.02
+    weight[torch.rand(ROWS, COLUMNS, generator=generator) < 1 / 400] *= 10
+    return weight
+
+
+def incoming(count: int) -> torch.Tensor:
+    """With an outlier that is three hundred times what else is there."""
+    x = torch.randn(count, COLUMNS, generator=torch.Generator().manual_seed(1))
+    x[0, 7] = 300
+    return x
+
+
+def quantized(kind: type[nn.Module], bits: int, bias: bool = True) -> nn.Module:
+    linear = nn.Linear(COLUMNS, ROWS, bias=bias)
+    layer = kind(linear, bits)
+    layer.fill(matrix())
+    return layer.requires_grad_(False)
+
+
+def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest of the rows', relative to the row."""
+    return float(((got - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max())
+
+
+def needs(kind: type[nn.Module]) -> None:
+    if not kernels._right(kind, torch.device("cpu"), torch.bfloat16):
+        pytest.skip(f"{kind.__name__} does not work on this processor or with this torch")
+
+
+@COUNTS
+def test_int8_in_two_digits_is_closer_than_bfloat16_could_be_whatever_outliers_come_in(count):
+    needs(TwoDigits)
+    layer, x = quantized(QuantizedLinear, 8), incoming(count)
+    fast = faster(layer, torch.float32)
+    assert isinstance(fast, TwoDigits)
+    assert error(fast(x), layer(x)) < 1e-3
+    assert error(fast(x)[1:], layer(x)[1:]) < 1e-4 if count > 1 else True
+
+
+def test_a_row_gets_the_same_whoever_stands_beside_it():
+    needs(TwoDigits)
+    fast, x = faster(quantized(QuantizedLinear, 8), torch.float32), incoming(9)
+    torch.testing.assert_close(fast(x)[3:4], fast(x[3:4]), atol=0, rtol=0)
+
+
+@COUNTS
+def test_torchs_int8_kernel_is_as_close_as_bfloat16_is(count):
+    needs(Int8)
+    layer, x = quantized(QuantizedLinear, 8), incoming(count)
+    assert error(Int8(layer)(x), layer(x)) < 5e-3
+
+
+@COUNTS
+@pytest.mark.parametrize("kind", [QuantizedLinear, GroupedLinear])
+def test_int4_is_as_close_as_bfloat16_is(kind, count):
+    needs(Int4)
+    layer, x = quantized(kind, 4), incoming(count)
+    fast = faster(layer, torch.bfloat16)
+    assert isinstance(fast, Int4)
+    assert error(fast(x), layer(x)) < 8e-3
+
+
+@COUNTS
+def test_bfloat16_reordered_gives_what_it_gave(count):
+    needs(Reordered)
+    layer, x = nn.Linear(COLUMNS, ROWS).to(torch.bfloat16).requires_grad_(False), incoming(count).bfloat16()
+    fast = faster(layer, torch.bfloat16)
+    assert isinstance(fast, Reordered)
+    assert error(fast(x).float(), layer(x).float()) < 5e-3
+
+
+def test_a_layer_of_a_shape_that_the_kernels_do_not_take_stays_as_it_is_and_works():
+    layer = QuantizedLinear(nn.Linear(30, 7), 4)
+    layer.fill(torch.randn(7, 30))
+    assert faster(layer, torch.bfloat16) is layer
+    assert layer(torch.randn(2, 30)).shape == (2, 7)
+
+
+def test_four_bits_in_groups_keep_far_more_of_a_matrix_than_four_bits_in_rows():
+    weight, eye = matrix(), torch.eye(COLUMNS)
+    by_row, by_group = (quantized(kind, 4, bias=False)(eye).T for kind in (QuantizedLinear, GroupedLinear))
+    lost = [float((it - weight).norm() / weight.norm()) for it in (by_row, by_group)]
+    assert lost[1] < 0.1 < 0.25 < lost[0]
+
+
+def test_a_group_of_equal_weights_is_kept():
+    layer = GroupedLinear(nn.Linear(64, 2, bias=False))
+    layer.fill(torch.tensor([[0.0] * 32 + [0.5] * 32, [-3.0] * 64]))
+    torch.testing.assert_close(layer(torch.eye(64)).T[:, [0, 40]], torch.tensor([[0.0, 0.5], [-3.0, -3.0]]))
+
+
+@pytest.mark.skipif(not list(cases()), reason="the reference vectors are not here (KBQA_TESTDATA)")
+@pytest.mark.parametrize("case", list(cases("base", "int8", "int4", "int4_emb")), ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_fast_path_is_no_farther_from_the_original_than_bfloat16_is(case: Case, dtype):
+    (wanted,) = case.tensors["single.logits"]
+    ids = case.tensors["single.input_ids"].tolist()
+    (fast,) = load_chatglm(case.folder, dtype=dtype, exact=False).logits(ids)
+    (rounded,) = load_chatglm(case.folder, dtype="bfloat16", exact=True).logits(ids)
+    lost, unavoidable = (error(it.flatten()[None], wanted.flatten()[None]) for it in (fast, rounded))
+    print(f"{case} {dtype}: {lost:.4f} against {unavoidable:.4f}")
+    assert lost < 1.5 * unavoidable
+    if dtype == "float32" and case.kind in ("base", "int8"):
+        assert lost < 0.005
+
+
+@pytest.mark.skipif(not list(cases()), reason="the reference vectors are not here (KBQA_TESTDATA)")
+@pytest.mark.parametrize("case", list(cases("base")), ids=str)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantizing_on_the_fast_path_stays_nearer_to_the_full_model_than_published_weights(case, bits):
+    (wanted,) = case.tensors["single.logits"]
+    ids = case.tensors["single.input_ids"].tolist()
+    lost = {}
+    for exact in (True, False):
+        (got,) = load_chatglm(case.folder, quantize=bits, exact=exact).logits(ids)
+        lost[exact] = error(got.flatten()[None], wanted.flatten()[None])
+    assert lost[False] < lost[True] * 1.02 + 0.002
+
+
+def test_layers_are_fast_in_bfloat16_and_exact_in_float32_unless_told_otherwise():
+    some = next(cases("base"), None)
+    if some is None:
+        pytest.skip("the reference vectors are not here (KBQA_TESTDATA)")
+    needs(Reordered)
+    fast, slow = load_chatglm(some.folder, dtype="bfloat16"), load_chatglm(some.folder)
+    told = load_chatglm(some.folder, dtype="bfloat16", exact=True)
+    kinds = [type(model.decoder.blocks[0].up) for model in (fast, slow, told)]
+    assert kinds == [Reordered, nn.Linear, nn.Linear]
