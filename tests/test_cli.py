@@ -1,5 +1,6 @@
 """kbqa as users and their scripts call it: what it prints, in which fields, with which exit code."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,7 +11,10 @@ import subprocess
 import sys
 import tomllib
 from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote
 
 import pytest
 from chatserver import answer as says
@@ -18,7 +22,7 @@ from chatserver import refusal
 from click.testing import CliRunner
 
 from kbqa.cli import kbqa
-from kbqa.cli.checks import EXTRAS
+from kbqa.cli.checks import EXTRAS, gpu_finding
 from kbqa.cli.screen import quoted, shown
 from kbqa.types import REFUSAL
 
@@ -766,6 +770,40 @@ def test_doctor_knows_every_extra_that_a_user_can_install():
     assert set(EXTRAS) == set(project["optional-dependencies"]) - {"test", "dev"}
 
 
+@pytest.mark.parametrize(
+    ("capability", "built_for", "level"),
+    [
+        ((6, 0), ["sm_75", "sm_80", "sm_90", "compute_90"], "fail"),  # a Tesla P100 under a torch of today
+        ((6, 0), ["sm_50", "sm_60", "sm_70"], "ok"),
+        ((8, 6), ["sm_75", "sm_80"], "ok"),  # kernels run on later members of their generation
+        ((8, 0), ["sm_86"], "fail"),  # and not on earlier ones
+        ((12, 0), ["sm_90", "compute_90"], "ok"),  # translated
+        ((12, 0), ["sm_80", "sm_90"], "fail"),
+        ((9, 0), ["sm_90a"], "ok"),
+        ((9, 4), ["gfx942"], "ok"),  # AMD's
+    ],
+)
+def test_doctor_says_when_torch_has_no_kernels_for_the_gpu(capability, built_for, level):
+    finding = gpu_finding("Tesla P100-PCIE-16GB", capability, built_for, "torch 2.13.0+cu130")
+    assert finding.level == level
+    if level == "fail":
+        assert f"is sm_{capability[0]}{capability[1]}, for which torch 2.13.0+cu130 is not built" in finding.detail
+        assert "generator.device: cpu" in finding.remedy
+
+
+def test_doctor_fails_when_the_model_that_config_yaml_names_cannot_run(shell, monkeypatch):
+    monkeypatch.setattr("kbqa.cli.checks._distributions", lambda extra: ["torch", "sentencepiece"])
+    monkeypatch.setattr("kbqa.cli.checks._installed", lambda name: name != "sentencepiece")
+    (shell.home / "config.yaml").write_text("generator: {kind: chatglm, model: models/none}", encoding="utf-8")
+    by_subject = {finding["subject"]: finding for finding in shell.json("doctor", code=1)[0]["findings"]}
+    assert by_subject["glm"]["level"] == "fail"
+    assert by_subject["glm"]["detail"] == (
+        "not installed: runs ChatGLM models (lacks sentencepiece), which config.yaml asks for"
+    )
+    assert by_subject["glm"]["remedy"] == "pip install 'kbqa[glm]'"
+    assert by_subject["generator"]["level"] == "fail"
+
+
 def test_doctor_tells_of_variables_that_nothing_reads(built, monkeypatch):
     monkeypatch.setenv("KBQA_RETRIEVAL_K", "3")
     monkeypatch.setenv("KBQA_FOO", "1")
@@ -996,3 +1034,158 @@ def test_on_a_terminal_deleting_is_asked_about_with_what_is_lost(shell):
     printed, code = on_a_terminal(shell.home, "kb", "delete", "default", typed="y\n")
     assert ("deleted default" in printed, code) == (True, 0)
     assert not catalogue.exists()
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def glm(tmp_path_factory):
+    """A tiny ChatGLM3, and a shell around it. Not to be changed."""
+    pytest.importorskip("torch", reason="kbqa[glm] is not installed")
+    made = Shell(tmp_path_factory.mktemp("models"))
+    (told,) = made.json("model", "make-tiny", "chatglm3", made.home / "小模型", "--seed", 3)
+    assert (told["family"], told["path"]) == ("chatglm3", str(made.home / "小模型"))
+    return made
+
+
+def test_model_info_tells_a_program_what_a_model_is_and_takes(glm):
+    (told,) = glm.json("model", "info", glm.home / "小模型")
+    assert (told["family"], told["layout"], told["quantization"], told["dtype"]) == (
+        "chatglm3",
+        "chatglm",
+        None,
+        "float16",
+    )
+    assert (told["context"], told["trouble"], len(told["files"])) == (512, None, 3)
+    assert [need["bits"] for need in told["needs"]] == [16, 8, 4]
+    assert all(need["fits"] and need["total"] > need["weights"] for need in told["needs"])
+    assert told["memory"] > 2**28
+
+
+def test_model_info_tells_a_person_in_words(glm):
+    said = glm("model", "info", glm.home / "小模型").stdout
+    assert "chatglm3, 0.19 million parameters, float16" in said
+    assert " 4 bits: " in said
+    assert "this machine has it" in said
+
+
+def test_a_model_is_quantized_and_converted_into_new_folders_only(glm):
+    small, other = glm.home / "小四", glm.home / "变"
+    (told,) = glm.json("model", "quantize", glm.home / "小模型", small, "--bits", 4)
+    assert (told["bits"], told["family"]) == (4, "chatglm3")
+    assert glm.json("model", "info", small)[0]["quantization"] == 4
+    (told,) = glm.json("model", "convert", small, other, "--dtype", "float32")
+    assert told["family"] == "chatglm3"
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= {path.name for path in other.iterdir()}
+    assert glm.json("model", "info", other)[0]["layout"] == "glm"
+    for again in (("quantize", glm.home / "小模型", small, "--bits", 8), ("convert", small, other)):
+        assert "is there already" in glm("model", *again, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("info", "nowhere"), "there is no model folder nowhere"),
+        (("info", "THUDM/chatglm3-6b"), "`kbqa model download THUDM/chatglm3-6b DIR` fetches it"),
+        (("convert", "nowhere", "out"), "there is no model folder nowhere"),
+        (("make-tiny", "glm4", "out", "--hidden", "50"), "cannot have hidden 50; it must be a multiple of 16"),
+        (("download", "no id", "out"), "no id is no id of a model"),
+    ],
+)
+def test_what_a_model_command_cannot_do_is_one_line_and_exit_1(glm, monkeypatch, tmp_path, arguments, said):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    told = glm("model", *arguments, code=1).stderr
+    assert said in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What huggingface_hub's client asks for a model of a few files, from the folder `folder`."""
+
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+    folder: Path
+    asked: list[str]
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        path = unquote(self.path.partition("?")[0])
+        if path == f"/api/models/ZhipuAI/tiny/tree/{self.COMMIT}":
+            files = [
+                {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0" * 40}
+                for path in sorted(self.folder.iterdir())
+            ]
+            return self._send(json.dumps(files).encode(), {"Content-Type": "application/json"}, body)
+        if path.startswith("/api/models/ZhipuAI/tiny/revision/"):
+            names = [{"rfilename": path.name} for path in sorted(self.folder.iterdir())]
+            told = {"id": "ZhipuAI/tiny", "sha": self.COMMIT, "siblings": names}
+            return self._send(json.dumps(told).encode(), {"Content-Type": "application/json"}, body)
+        name = path.rpartition("/")[2]
+        if path != f"/ZhipuAI/tiny/resolve/{self.COMMIT}/{name}" or not (self.folder / name).is_file():
+            return self.send_error(404)
+        content = (self.folder / name).read_bytes()
+        if body:
+            self.asked.append(name)
+        digest = hashlib.sha256(content).hexdigest()
+        return self._send(content, {"X-Repo-Commit": self.COMMIT, "ETag": f'"{digest}"'}, body)
+
+    def _send(self, content, headers, body):
+        self.send_response(200)
+        for key, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(glm, tmp_path):
+    """A server with the tiny model and a piece of code beside it; `hub(arguments)` runs kbqa against it."""
+    pytest.importorskip("huggingface_hub")
+    shutil.copytree(glm.home / "小模型", tmp_path / "served")
+    (tmp_path / "served" / "modeling_chatglm.py").write_text("raise SystemExit", encoding="utf-8")
+    handler = type("Here", (Hub,), {"folder": tmp_path / "served", "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+    environment.pop("HF_HUB_OFFLINE", None)
+
+    def run(*arguments):
+        handler.asked.clear()
+        command = [sys.executable, "-m", "kbqa", "model", "download", *map(str, arguments), "--from", "huggingface"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        return done.returncode, done.stderr, sorted(handler.asked)
+
+    yield run
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_is_downloaded_without_its_code_and_goes_on_where_it_was(glm, hub, tmp_path):
+    code, said, asked = hub("ZhipuAI/tiny", tmp_path / "got")
+    assert (code, "modeling_chatglm.py" in asked, "config.json" in asked) == (0, False, True), said
+    assert glm.json("model", "info", tmp_path / "got")[0]["family"] == "chatglm3"
+    for path in (glm.home / "小模型").iterdir():
+        assert (tmp_path / "got" / path.name).read_bytes() == path.read_bytes()
+    (tmp_path / "got" / "tokenizer.model").unlink()
+    assert hub("ZhipuAI/tiny", tmp_path / "got")[2] == ["tokenizer.model"], "the others are there"
+
+
+def test_a_model_that_the_hub_does_not_have_is_one_clear_line(hub, tmp_path):
+    code, said, _ = hub("ZhipuAI/none", tmp_path / "got")
+    assert code == 1
+    assert "ZhipuAI/none could not be downloaded from huggingface" in said.splitlines()[-1]

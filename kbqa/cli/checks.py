@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -23,7 +24,7 @@ from kbqa.errors import ConfigError, KbqaError
 if TYPE_CHECKING:
     from kbqa.build import Installation
 
-__all__ = ["Finding", "Level", "examine"]
+__all__ = ["Finding", "Level", "examine", "gpu_finding"]
 
 Level = Literal["ok", "note", "warn", "fail"]  # note: optional, and nothing here asks for it
 LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "python_calamine", "pypdfium2", "selectolax")
@@ -34,6 +35,7 @@ EXTRAS = {
     "transformers": "any language model with a chat template",
     "langchain": "any LangChain model or embeddings",
     "glm": "runs ChatGLM models",
+    "hub": "downloads models",
     "unstructured": "reads .org files",
 }
 LITTLE_DISK, NO_DISK = 2 * 2**30, 200 * 2**20  # bytes
@@ -89,13 +91,18 @@ def _extras(config: Config) -> Iterator[Finding]:
     needed = {
         "st": config.embedder.kind == "sentence-transformers" or config.retrieval.reranker is not None,
         "transformers": config.generator.kind == "transformers",
+        "glm": config.generator.kind == "chatglm",
         "langchain": "langchain" in (config.embedder.kind, config.generator.kind),
     }
     wished = {"ocr": config.knowledge.ocr}
     for extra, purpose in EXTRAS.items():
-        if all(_installed(name) for name in _distributions(extra)):
+        wanted = _distributions(extra)
+        absent = [name for name in wanted if not _installed(name)]
+        if wanted and not absent:
             yield Finding("ok", extra, f"installed: {purpose}")
             continue
+        if 0 < len(absent) < len(wanted):
+            purpose += f" (lacks {', '.join(absent)})"
         level: Level = "fail" if needed.get(extra) else "warn" if wished.get(extra) else "note"
         why = ", which config.yaml asks for" if level != "note" else ""
         yield Finding(level, extra, f"not installed: {purpose}{why}", f"pip install 'kbqa[{extra}]'")
@@ -125,13 +132,49 @@ def _gpu() -> Iterator[Finding]:
         return
     import torch
 
+    made = f"torch {torch.__version__}"
     if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-        yield Finding("ok", "gpu", f"{names} (torch {torch.__version__})")
+        built_for = torch.cuda.get_arch_list()
+        for number in range(torch.cuda.device_count()):
+            yield gpu_finding(
+                torch.cuda.get_device_name(number), torch.cuda.get_device_capability(number), built_for, made
+            )
     elif torch.backends.mps.is_available():
-        yield Finding("ok", "gpu", f"Apple (torch {torch.__version__})")
+        yield Finding("ok", "gpu", f"Apple ({made})")
+    elif Path("/proc/driver/nvidia/version").is_file():
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+        yield Finding(
+            "warn",
+            "gpu",
+            f"this machine has a driver of NVIDIA, but {made} sees no GPU: it {built}",
+            "install the torch that fits the driver: https://pytorch.org/get-started/locally/",
+        )
     else:
-        yield Finding("note", "gpu", f"none that torch {torch.__version__} can use; models run on the processor")
+        yield Finding("note", "gpu", f"none that {made} can use; models run on the processor")
+
+
+def gpu_finding(name: str, capability: tuple[int, int], built_for: Sequence[str], made: str) -> Finding:
+    """Whether a torch that is built for `built_for` (sm_80, compute_90, ...) has kernels for a GPU.
+
+    Those of a generation run on its later members, compute_* is translated for whatever is newer. Without either, all
+    that a GPU is asked for ends in "no kernel image is available for execution on the device".
+    """
+    kinds = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", each) for each in built_for]
+    runs = [
+        (int(kind[2]) == capability[0] and int(kind[3]) <= capability[1])
+        or (kind[1] == "compute" and (int(kind[2]), int(kind[3])) <= capability)
+        for kind in kinds
+        if kind
+    ]
+    if any(runs) or not runs:  # other makers name their GPUs otherwise, and torch knows best
+        return Finding("ok", "gpu", f"{name} ({made})")
+    return Finding(
+        "fail",
+        "gpu",
+        f"{name} is sm_{capability[0]}{capability[1]}, for which {made} is not built ({', '.join(built_for)})",
+        "install a torch that is, an older one for an older GPU (https://pytorch.org/get-started/previous-versions/), "
+        "or let models run on the processor (generator.device: cpu)",
+    )
 
 
 # --- this installation -----------------------------------------------------------------------------------------------
@@ -217,7 +260,7 @@ def _synonyms(installation: Installation, name: str) -> Iterator[Finding]:
     if not path.exists():
         return
     try:
-        names = len(installation.synonyms(name).current.others)
+        names = len(installation.synonyms(name).own.others)
         yield Finding("ok", f"synonyms of {name}", f"{names} names in {path}")
     except ConfigError as error:
         yield Finding(
