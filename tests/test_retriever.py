@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.fusion import calibrated, reordered
 from kbqa.retriever.numerals import spellings
 from kbqa.retriever.subject import named, stands_in
-from kbqa.retriever.synonyms import Synonyms
+from kbqa.retriever.synonyms import Synonyms, common
 from kbqa.types import Block, Chunk, Document
 
 TEXTS = {
@@ -311,6 +312,7 @@ def test_comments_and_empty_lines_say_nothing():
         ("=> 知识库", "one side of =>"),
         ("KB => 知识库 => 资料库", "more than one =>"),
         ("年假, ——", "'——' holds no letter or digit"),
+        ("!", "nothing stands behind !"),
     ],
 )
 def test_a_line_that_cannot_be_understood_is_named(tmp_path, line, said):
@@ -331,14 +333,48 @@ def test_a_file_in_another_encoding_is_refused(tmp_path):
 def test_a_running_process_notices_that_the_file_has_changed(tmp_path, caplog):
     path = tmp_path / "库.synonyms.txt"
     file = SynonymFile(path)
-    assert file.current.named("年假") == {}
-    path.write_text("年假, 年休假", encoding="utf-8")
-    assert file.current.named("年假") == {"年假": ("年休假",)}
-    path.write_text("年假, 年休假\n病假", encoding="utf-8")
-    assert file.current.named("年假") == {"年假": ("年休假",)}, "as before, while it cannot be understood"
+    assert file.current.named("病假") == {}
+    path.write_text("病假, 病休", encoding="utf-8")
+    assert file.current.named("病假") == {"病假": ("病休",)}
+    path.write_text("病假, 病休\n年假", encoding="utf-8")
+    assert file.current.named("病假") == {"病假": ("病休",)}, "as before, while it cannot be understood"
     assert f"{path}, line 2: " in caplog.text
     path.unlink()
-    assert file.current == Synonyms()
+    assert file.current == common()
+
+
+def test_what_every_office_calls_by_two_names_is_known_to_every_base(named_otherwise):
+    found = named_otherwise("").search("帶薪年假有幾天？")
+    assert found.question == "年休假有几天?"
+    assert found.hits[0].chunk.source == "手册.md"
+    assert found.confidence > 0.5 > named_otherwise("! *").search("帶薪年假有幾天？").confidence
+
+
+@pytest.mark.parametrize(
+    "question", ["今年假期怎么安排？", "青年假日酒店在哪里？", "产假有几天？", "陪产假有几天？", "合同的定金", "three"]
+)
+def test_what_only_looks_like_a_common_name_names_nothing(question):
+    assert common().named(question) == {}
+
+
+def test_a_base_adds_to_the_common_names_and_switches_them_off():
+    def others(own):
+        return Synonyms.parse(own, "文件").beside(common()).named("年假").get("年假", ())
+
+    assert others("") == ("年休假", "带薪年假", "带薪年休假")
+    assert others("年假, 带薪假") == ("带薪假", "年休假", "带薪年假", "带薪年休假")
+    assert others("! 年假\n年假, 带薪假") == ("带薪假",)
+    assert others("！带薪年假、带薪年休假") == ("年休假",)
+    assert others("! *\n年假, 带薪假") == ("带薪假",)
+    assert others("! *") == ()
+
+
+def test_the_common_names_are_looked_up_in_no_time():
+    common()
+    start = time.perf_counter()
+    for _ in range(1000):
+        common().named("去北京出差住宿费每天能报多少？")
+    assert time.perf_counter() - start < 1
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.fusion import Candidates, Ranking, calibrated, reordered
 from kbqa.retriever.numerals import spellings
 from kbqa.retriever.subject import stands_in
-from kbqa.retriever.synonyms import SynonymFile, in_words_of, widened
+from kbqa.retriever.synonyms import SynonymFile, common, in_words_of, widened
 from kbqa.types import Embedder, Hit, Reranker, Turn
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Retriever:
         return Retrieval(hits, sure, found.weights, found.question)
 
     def _named(self, question: str) -> dict[str, tuple[str, ...]]:
-        return self._synonyms.current.named(question) if self._synonyms else {}
+        return (self._synonyms.current if self._synonyms else common()).named(question)
 
     def _texts(self, found: Iterable[int]) -> list[str]:
         """Of the best passages, folded, in the order given."""

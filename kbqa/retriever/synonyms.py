@@ -4,7 +4,9 @@ A question that uses one name is searched for with the others too, which weigh l
 the best passages, and so whatever looks at them afterwards needs to know nothing about synonyms.
 
 The file has a group on each line, its names parted by commas: `年假, 年休假, 带薪假`. `KB => 知识库` works one way:
-who asks for KB is also shown 知识库, who asks for 知识库 is not shown KB. Lines that begin with # are comments.
+who asks for KB is also shown 知识库, who asks for 知识库 is not shown KB. Lines that begin with # are comments. What
+every office calls by several names (kbqa/data/common_synonyms.txt) is known to all bases; `! 年假` in the file of a
+base switches off what is known of 年假, `! *` all of it.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
 from kbqa.analyzer import Terms, analyze, fold
 from kbqa.errors import ConfigError
 from kbqa.retriever.subject import stands_in, whole
 
-__all__ = ["SynonymFile", "Synonyms"]
+__all__ = ["SynonymFile", "Synonyms", "common"]
 
+EVERYTHING = "*"
 BESIDE_KNOWN = 0.3  # what a word of another name counts where the documents use the question's own
 
 _ARROW = re.compile("=>|→")
@@ -31,27 +36,53 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Synonyms:
-    """`others`: a name -> its other names, all folded."""
+    """`others`: a name -> its other names, all folded.
+
+    `common`: those names of which nobody said that the documents of this base use them. They count only where the
+    dictionary cuts them out of the question (今年假期 names no 年假). `dropped`: names that shall not be among them.
+    """
 
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    common: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str, where: str) -> Synonyms:
         """ConfigError with `where` and the line for one that cannot be understood."""
         others: dict[str, dict[str, None]] = {}
+        dropped: set[str] = set()
         for number, line in enumerate(text.splitlines(), 1):
-            if line.strip() and not line.lstrip().startswith("#"):
-                for name, names in _pairs(line, f"{where}, line {number}"):
+            line, place = fold(line).strip(), f"{where}, line {number}"
+            if line.startswith("!"):
+                dropped.update(_dropped(line[1:], place))
+            elif line and not line.startswith("#"):
+                for name, names in _pairs(line, place):
                     others.setdefault(name, {}).update(dict.fromkeys(names))
-        return cls({name: tuple(names) for name, names in others.items()})
+        return cls({name: tuple(names) for name, names in others.items()}, dropped=frozenset(dropped))
+
+    def beside(self, common: Synonyms) -> Synonyms:
+        """These, and of the `common` ones those that are not dropped."""
+        kept: dict[str, tuple[str, ...]] = {}
+        if EVERYTHING not in self.dropped:
+            for name, names in common.others.items():
+                if name not in self.dropped and (left := tuple(n for n in names if n not in self.dropped)):
+                    kept[name] = left
+        merged = {
+            name: tuple(dict.fromkeys([*self.others.get(name, ()), *kept.get(name, ())]))
+            for name in [*self.others, *kept]
+        }
+        return Synonyms(merged, frozenset(kept.keys() - self.others.keys()), self.dropped)
 
     def named(self, question: str) -> dict[str, tuple[str, ...]]:
         """The names that stand in `question`, with their others; none that only stands within a longer one."""
         if not self.others:
             return {}
         folded = fold(question)
-        words = frozenset(analyze(question).words)
-        found = [name for name in self.others if _is_named(name, folded, words)]
+        present = [name for name in self.others if name in folded]
+        if not present:
+            return {}
+        words = analyze(question).words
+        found = [name for name in present if _is_named(name, folded, words, name in self.common)]
         return {
             name: self.others[name] for name in found if not any(name != longer and name in longer for longer in found)
         }
@@ -59,7 +90,7 @@ class Synonyms:
 
 def _pairs(line: str, where: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each name of a line that a question may hold, with its other names."""
-    sides = _ARROW.split(fold(line))
+    sides = _ARROW.split(line)
     if len(sides) > 2:
         raise ConfigError(f"{where}: more than one =>; write `KB => 知识库`, one line for each")
     groups = [_names(side, where) for side in sides]
@@ -71,7 +102,7 @@ def _pairs(line: str, where: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         asked = meant = groups[0]
         if len(asked) < 2:
             raise ConfigError(
-                f"{where}: {line.strip()!r} is one name; a line needs two or more, parted by commas: 年假, 年休假"
+                f"{where}: {line!r} is one name; a line needs two or more, parted by commas: 年假, 年休假"
             )
     for name in asked:
         if names := tuple(other for other in meant if other != name):
@@ -86,9 +117,31 @@ def _names(text: str, where: str) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
-def _is_named(name: str, question: str, words: frozenset[str]) -> bool:
+def _dropped(text: str, where: str) -> Iterator[str]:
+    names = [EVERYTHING] if text.strip() == EVERYTHING else _names(text, where)
+    if not names:
+        raise ConfigError(f"{where}: nothing stands behind !; write `! 年假`, or `! *` for all common synonyms")
+    yield from names
+
+
+def _is_named(name: str, question: str, words: Sequence[str], common: bool) -> bool:
     """A single Chinese character must be a word: 重 stands in 「多重？」, but is not meant by 重庆."""
-    return name in words if len(name) == 1 else stands_in(name, question)
+    if len(name) == 1 or (common and not name.isascii()):
+        return _is_made_of(name, words)
+    return stands_in(name, question)
+
+
+def _is_made_of(name: str, words: Sequence[str]) -> bool:
+    """Whether some of the words, one behind the other, are the name."""
+    for start in range(len(words)):
+        made = ""
+        for word in words[start:]:
+            made += word
+            if made == name:
+                return True
+            if not name.startswith(made):
+                break
+    return False
 
 
 def widened(terms: Terms, named: Mapping[str, Sequence[str]], texts: Sequence[str]) -> tuple[Terms, dict[str, float]]:
@@ -126,15 +179,26 @@ def _used(name: str, others: Sequence[str], text: str) -> str:
     return next((candidate for candidate in (name, *others) if stands_in(candidate, text)), "")
 
 
+@lru_cache(maxsize=1)
+def common() -> Synonyms:
+    """What ships with kbqa, for bases without a file of their own too."""
+    name = "common_synonyms.txt"
+    return Synonyms().beside(Synonyms.parse(files("kbqa").joinpath("data", name).read_text(encoding="utf-8"), name))
+
+
 class SynonymFile:
-    """The synonyms of one base, read again when the file has changed. No file: no synonyms."""
+    """The synonyms of one base beside those of all, read again when the file has changed.
+
+    `own` are those of the file; without a file there are none.
+    """
 
     def __init__(self, path: Path) -> None:
         """ConfigError when the file cannot be understood now."""
         self._path = path
         self._lock = threading.Lock()
         self._seen = self._stamp()
-        self._synonyms = self._read()
+        self.own = self._read()
+        self._synonyms = self.own.beside(common())
 
     @property
     def current(self) -> Synonyms:
@@ -144,7 +208,8 @@ class SynonymFile:
             with self._lock:
                 self._seen = stamp
                 try:
-                    self._synonyms = self._read()
+                    self.own = self._read()
+                    self._synonyms = self.own.beside(common())
                 except ConfigError as error:
                     _log.warning("%s; until that is mended, the synonyms stay as they were", error)
         return self._synonyms
