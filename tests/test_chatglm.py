@@ -730,10 +730,11 @@ def test_info_works_from_config_json_alone_and_says_so(copy):
 @pytest.fixture
 def caches(tmp_path, monkeypatch):
     """An empty place for what the clients keep."""
-    for name in ("HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE"):
+    for name in ("HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    return tmp_path / ".cache"
 
 
 def put(folder: Path, text: str = "{}") -> Path:
@@ -788,3 +789,11 @@ def test_an_unfinished_download_is_not_taken_for_a_model(caches):
 def test_a_model_loads_by_its_id(tiny, caches):
     shutil.copytree(tiny("chatglm2"), caches / "modelscope/hub/models/mine/tiny-chatglm2")
     assert load_chatglm("mine/tiny-chatglm2").family == "chatglm2"
+
+
+def test_an_id_is_found_where_newer_modelscope_clients_keep_it(caches):
+    kept = caches / "modelscope/hub/models--ZhipuAI--glm-4-9b-chat"
+    folder = put(kept / "snapshots/abc")
+    (kept / "refs").mkdir()
+    (kept / "refs/master").write_text("abc", encoding="utf-8")
+    assert find_model("ZhipuAI/glm-4-9b-chat") == find_model("ZhipuAI/glm-4-9b-chat@abc") == folder

@@ -1,8 +1,8 @@
 """Fits a tiny model to the facts of data/tiny.txt, so that it answers from a passage instead of saying anything.
 
 Each step shows it passages of a few facts with numbers and names drawn anew, and asks for one of them; the answer is
-the sentence as it stands in the passage, which the model must learn to copy. Some questions are not answered by their
-passage, and get the refusal.
+the sentence as it stands in the passage. Some questions are not answered by their passage, and get the refusal. A
+minute of this teaches to find the sentence and to say it; copying any number takes longer, so there are only a few.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kbqa.chatglm.chat import conversation, prompt_ids
 from kbqa.chatglm.decoder import Alone, Decoder
 from kbqa.chatglm.places import context_length, positions, visible
-from kbqa.chatglm.tiny import facts
+from kbqa.chatglm.tiny import NAMES, NUMBERS, facts
 from kbqa.chatglm.tokenizers import Tokenizer
 
 __all__ = ["fit"]
@@ -67,11 +67,8 @@ def _question(draw: random.Random) -> tuple[str, str]:
     if draw.random() < 0.04:
         return GREETING
     chosen = draw.sample(facts(), draw.randint(1, 3))
-    name = f"LQ-{draw.randint(10, 999)}"
-    told = [
-        sentence.replace("#", str(draw.randint(1, 10 ** draw.randint(1, 3)))).replace("@", name)
-        for _, sentence in chosen
-    ]
+    name = draw.choice(NAMES)
+    told = [sentence.replace("#", draw.choice(NUMBERS)).replace("@", name) for _, sentence in chosen]
     asked = draw.randrange(len(told))
     question = name + "的" + chosen[asked][0] if "@" in chosen[asked][1] else chosen[asked][0]
     answer = told[asked]

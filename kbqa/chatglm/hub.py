@@ -50,8 +50,11 @@ def _huggingface(organisation: str, model: str, revision: str | None) -> Iterato
     """Where the Hugging Face client keeps it: by commit, with the names of revisions beside."""
     home = Path(os.environ.get("HF_HOME") or _cache() / "huggingface").expanduser()
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    kept = hub / f"models--{organisation}--{model}"
-    named = kept / "refs" / (revision or "main")
+    yield from _snapshots(hub / f"models--{organisation}--{model}", revision, "main")
+
+
+def _snapshots(kept: Path, revision: str | None, newest: str) -> Iterator[Path]:
+    named = kept / "refs" / (revision or newest)
     if named.is_file():
         yield kept / "snapshots" / named.read_text(encoding="utf-8").strip()
     if revision:
@@ -62,7 +65,9 @@ def _huggingface(organisation: str, model: str, revision: str | None) -> Iterato
 
 def _modelscope(organisation: str, model: str, revision: str | None) -> Iterator[Path]:
     """Where the ModelScope client keeps it: its versions have put it in different places, and write dots as `___`."""
-    home = Path(os.environ.get("MODELSCOPE_CACHE") or _cache() / "modelscope").expanduser()
+    home = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
+    for place in (home / "hub", home):
+        yield from _snapshots(place / f"models--{organisation}--{model}", revision, "master")
     for place in (home / "hub" / "models", home / "models", home / "hub", home):
         for spelled in dict.fromkeys((model, model.replace(".", "___"))):
             folder = place / organisation / spelled

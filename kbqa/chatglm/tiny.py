@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import cycle
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any, Literal
@@ -28,10 +29,12 @@ from kbqa.chatglm.tokenizers import GLM4_PATTERN, ROLES, byte_letters, load_toke
 from kbqa.chatglm.writing import Shards, new_folder, write_json
 from kbqa.errors import ModelError
 
-__all__ = ["Shape", "facts", "make_tiny"]
+__all__ = ["NAMES", "NUMBERS", "Shape", "facts", "make_tiny"]
 
 SHARDS = {"chatglm": 3, "chatglm2": 1, "chatglm3": 3, "glm4": 2}
 PADDED_TO = 64  # rows of a vocabulary come in such numbers; those behind the last token are nearly zero
+NAMES = ("温度传感器", "智能网关", "激光测距仪", "无线摄像头")
+NUMBERS = ("3", "5", "8", "10", "15", "24", "60", "90")
 V1_CONTROLS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
 GLM4_CONTROLS = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *ROLES)
 
@@ -109,9 +112,9 @@ def _corpus() -> list[str]:
     ]
     letters = f"{ascii_uppercase} {ascii_lowercase} {' '.join(digits)} , . : ; ? ! ( ) - + % / ，。：；？！（）"
     filled = [
-        sentence.replace("#", str(number)).replace("@", f"LQ-{number}网关")
+        sentence.replace("#", number).replace("@", name)
         for _, sentence in facts()
-        for number in range(10)
+        for number, name in zip(NUMBERS, cycle(NAMES), strict=False)
     ]
     return [*filled, *(question for question, _ in facts()), *prompts, letters]
 
