@@ -240,6 +240,24 @@ def test_memory_that_runs_out_ends_one_question_and_not_the_service(decoder, mon
     assert any("memory did not suffice" in str(result) for result in results)
 
 
+def test_an_error_of_the_engine_itself_leaves_nobody_waiting(decoder, monkeypatch):
+    choose, failed = Chooser.choose, []
+
+    def once(self, logits):
+        if not failed:
+            failed.append(True)
+            raise KeyError("a mistake in our own code")
+        return choose(self, logits)
+
+    job = Job(prompt(decoder, 4, 5), GREEDY, most=5, stops=frozenset())
+    wanted = alone(decoder, job)
+    monkeypatch.setattr(Chooser, "choose", once)
+    with engine_of(decoder) as engine:
+        with pytest.raises(GeneratorError, match="a mistake in our own code"):
+            all_of(engine, job)
+        assert all_of(engine, job) == wanted
+
+
 def test_hundreds_of_requests_leave_the_memory_where_it_was(decoder):
     psutil = pytest.importorskip("psutil")
     a = decoder.architecture

@@ -126,11 +126,12 @@ def stop_ids(tokenizer: Tokenizer, declared: Sequence[int] = ()) -> tuple[int, .
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """Of the original chat(). `max_length` counts the prompt too."""
+    """Of the original chat(). `max_length` counts the prompt too; `top_k` is transformers', which it does not change."""
 
     temperature: float
     top_p: float
     max_length: int
+    top_k: int = 50
 
 
 def sampling_defaults(family: Family) -> SamplingDefaults:

@@ -152,14 +152,21 @@ class Engine:
                     break
                 self._sweep()
                 self._admit()
-            reading = [ticket for ticket in self._running if ticket.sequence is not None and ticket.sequence.unread]
-            writing = [ticket for ticket in self._running if ticket not in reading]
-            if reading:
-                self._read(reading[0], SHARED if writing else ALONE)
-            if writing:
-                self._write(writing)
+            try:
+                self._step()
+            except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever because of it)
+                for ticket in list(self._running):
+                    self._end(ticket, _foreign(error))
         for ticket in (*self._running, *self._queue):
             ticket.out.put(GeneratorError("the model is shutting down"))
+
+    def _step(self) -> None:
+        reading = [ticket for ticket in self._running if ticket.sequence is not None and ticket.sequence.unread]
+        writing = [ticket for ticket in self._running if ticket not in reading]
+        if reading:
+            self._read(reading[0], SHARED if writing else ALONE)
+        if writing:
+            self._write(writing)
 
     def _admit(self) -> None:
         """The first that wait get the free slots, the lowest first: slots in use stay close together."""

@@ -190,7 +190,7 @@ class ChatGLM:
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
-        top_k: int = 0,
+        top_k: int | None = None,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         do_sample: bool = True,
@@ -202,11 +202,13 @@ class ChatGLM:
         sampling = Sampling(
             temperature if do_sample else 0.0,
             usual.top_p if top_p is None else top_p,
-            top_k,
+            usual.top_k if top_k is None else top_k,
             repetition_penalty,
             seed,
         )
         ids = chat.chat_ids(self.tokenizer, query, history, system, tools, role)
+        if max_new_tokens is None and len(ids) < usual.max_length:
+            max_new_tokens = usual.max_length - len(ids)
         text = self.tokenizer.stream()
         for token in self.tokens(ids, sampling, max_new_tokens, adapter):
             if new := reply.push(text.push(token)):

@@ -144,7 +144,7 @@ class ChatGLMGenerator:
         return Sampling(
             temperature=temperature,
             top_p=usual.top_p if request.top_p is None else request.top_p,
-            top_k=request.top_k or 0,
+            top_k=usual.top_k if request.top_k is None else request.top_k,
             repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
             seed=request.seed,
         )
