@@ -1083,6 +1083,16 @@ def test_a_model_is_quantized_and_converted_into_new_folders_only(glm):
         assert "is there already" in glm("model", *again, code=1).stderr
 
 
+def test_model_bench_measures_reading_and_writing(glm):
+    (told,) = glm.json("model", "bench", glm.home / "小模型", "--dtype", "float32", "--prompt", 40, "--batch", 2)
+    assert told["prompt"] == 42  # with the two control tokens before it
+    assert told["read_per_second"] > 0
+    ((batch, tokens, floor),) = [tuple(each.values()) for each in told["writing"]]
+    assert (batch, tokens > 0) == (2, True)
+    assert 0 < floor < 1, "no model reads its weights faster than the memory gives them"
+    assert told["read_per_step"] < told["peak"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["models"]
 
 FAMILIES = ("chatglm", "chatglm2", "chatglm3", "glm4")
-TRAINED = {"layers": 2, "hidden": 128, "steps": 600}  # what `make-tiny --train` makes: about a minute on two cores
+TRAINED = {"layers": 2, "hidden": 128, "steps": 400}  # what `make-tiny --train` makes: about a minute on two cores
 
 family_option = click.option(
     "--family",
@@ -220,6 +220,47 @@ def make_tiny(
         complain(f"training for {count} steps, about a minute on two cores ...")
     a = make_tiny(cast("Family", family), folder, shape, seed, count)
     _report(session, {"path": str(folder), "family": a.family, "parameters": a.parameters}, folder)
+
+
+@models.command()
+@click.argument("model", metavar="PATH")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="bfloat16", show_default=True)
+@click.option("--bits", type=click.Choice(["4", "8"]), help="Quantize the weights while loading.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--batch", type=click.IntRange(1, 256), multiple=True, help="Sequences at once; else 1 and 8.")
+@click.option("--prompt", type=click.IntRange(1), default=256, show_default=True, help="Tokens to read.")
+@family_option
+@pass_session
+def bench(
+    session: Session,
+    model: str,
+    dtype: str,
+    bits: str | None,
+    device: str,
+    batch: tuple[int, ...],
+    prompt: int,
+    family: str | None,
+) -> None:
+    """Measure how fast the model in PATH reads and writes here, and how near that is to what the memory allows."""
+    from kbqa.chatglm.bench import measure
+    from kbqa.chatglm.hub import find_model
+
+    folder = find_model(model)
+    number: Any = int(bits) if bits else None
+    found = measure(
+        folder, cast("Any", dtype), device, number, batch or (1, 8), prompt, family=cast("Family | None", family)
+    )
+    if session.json:
+        print_json({"path": str(folder), "dtype": dtype, "bits": number, "device": device} | asdict(found))
+        return
+    say(f"loaded in {found.load_seconds:.1f} s; memory {_size(found.peak)} at most" if found.peak else "loaded")
+    say(f"reads  {found.read_per_second:8.1f} tokens/s (a prompt of {found.prompt})")
+    for writing in found.writing:
+        say(
+            f"writes {writing.tokens_per_second:8.1f} tokens/s, {writing.batch} at once: "
+            f"{writing.floor:.0%} of what the memory allows ({found.memory_speed / 1e9:.1f} GB/s, "
+            f"{_size(found.read_per_step)} of weights a step)"
+        )
 
 
 def _report(session: Session, fields: dict[str, Any], folder: Path) -> None:
