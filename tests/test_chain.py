@@ -127,7 +127,9 @@ class Narrow(Scripted):
 
 def test_a_generator_with_little_room_gets_fewer_passages_and_at_last_a_part_of_the_best(kb):
     text = "员工每年享有十天带薪年假，" + "、".join(f"第{n}条也讲年假" for n in range(40)) + "。"
-    kb.add_documents([Document(f"{n}.md", "年假", (Block("text", text + str(n)),), str(n) * 64, "md") for n in range(4)])
+    kb.add_documents(
+        [Document(f"{n}.md", "年假", (Block("text", text + str(n)),), str(n) * 64, "md") for n in range(4)]
+    )
     lengths = []
     for most in (3000, 900, 250):
         model = Narrow(most, "十天。")

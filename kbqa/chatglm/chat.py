@@ -126,7 +126,7 @@ def stop_ids(tokenizer: Tokenizer, declared: Sequence[int] = ()) -> tuple[int, .
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """Of the original chat(). `max_length` counts the prompt too; `top_k` is transformers', which it does not change."""
+    """Of the original chat(). `max_length` counts the prompt too; `top_k` is the default of transformers."""
 
     temperature: float
     top_p: float
