@@ -455,6 +455,27 @@ def test_what_cannot_be_quantized_is_refused_and_nothing_is_left(tiny, copy, con
     assert {*tmp_path.iterdir()} == before
 
 
+def test_a_checkpoint_that_is_not_whole_is_not_passed_on(copy, tmp_path):
+    folder = copy("chatglm2")
+    path = folder / "pytorch_model.bin"
+    for change, said in (
+        (lambda tensors: tensors.update({QKV: torch.zeros(8, 64).half()}), "is .8, 64., but config.json makes it"),
+        (drop(QKV), "lacks the weights of blocks.0.attention.qkv.weight and 0 more"),
+    ):
+        edit_bin(path, change)
+        for write in (convert, lambda source, out: quantize_folder(source, out, 4)):
+            with pytest.raises(ModelError, match=said):
+                write(folder, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
+
+
+def test_a_full_disk_leaves_nothing_behind(tiny, tmp_path, no_file_grows):
+    for write in (convert, lambda source, out: quantize_folder(source, out, 8)):
+        with no_file_grows(30_000), pytest.raises((ModelError, OSError)):
+            write(tiny("chatglm2"), tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_killed_run_left_is_taken_away_by_the_next(tiny, tmp_path):
     left = tmp_path / "out.partial"
     left.mkdir()
@@ -593,6 +614,14 @@ def test_a_folder_that_does_not_tell_its_family_asks_for_it(copy):
     assert load_chatglm(folder, family="chatglm2").family == "chatglm2"
     with pytest.raises(ModelError, match="'chatglm4' is not a family"):
         load_chatglm(folder, family="chatglm4")
+
+
+def test_a_converted_folder_of_a_family_that_cannot_be_is_refused(converted, tmp_path):
+    folder = shutil.copytree(converted("chatglm3"), tmp_path / "x")
+    for family in ("chatglm", "chatglm9"):
+        edit_config(folder, chatglm_family=family)
+        with pytest.raises(ModelError, match=f"chatglm_family is '{family}'"):
+            load_chatglm(folder)
 
 
 def test_a_folder_of_another_family_than_given_is_refused(tiny):

@@ -21,7 +21,7 @@ from torch import Tensor
 from kbqa.chatglm.architecture import Architecture, Family, read_architecture
 from kbqa.chatglm.chat import sampling_defaults, stop_ids
 from kbqa.chatglm.checkpoint import HF_MODULES, HF_QKV, Checkpoint, place_of
-from kbqa.chatglm.decoder import Decoder
+from kbqa.chatglm.inventory import Inventory
 from kbqa.chatglm.quantization import dequantize
 from kbqa.chatglm.tokenizers import (
     GLM4_PATTERN,
@@ -124,19 +124,11 @@ def _generation_config(a: Architecture, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _weights(source: Path, a: Architecture) -> Iterator[tuple[str, Tensor]]:
     """(name in transformers, tensor), one after another, each checked against the model that config.json describes."""
-    with torch.device("meta"):
-        wanted = {name: tuple(tensor.shape) for name, tensor in Decoder(a).state_dict().items()}
+    inventory = Inventory(source, a)
     for name, tensor in _restored(source, a):
-        if name not in wanted:
-            raise ModelError(f"{source} holds weights of {name}, which the model that its config.json describes lacks")
-        if tuple(tensor.shape) != (shape := wanted.pop(name)):
-            raise ModelError(
-                f"{name} in {source} is {tuple(tensor.shape)}, but config.json makes it {shape}: weights and "
-                "config.json are not of the same model"
-            )
+        inventory.check(name, tensor)
         yield from _named(name, tensor, a)
-    if wanted:
-        raise ModelError(f"{source} lacks the weights of {min(wanted)} and {len(wanted) - 1} more tensors of the model")
+    inventory.finish()
 
 
 def _restored(source: Path, a: Architecture) -> Iterator[tuple[str, Tensor]]:

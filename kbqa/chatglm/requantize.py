@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 from kbqa.chatglm.architecture import Architecture, Family, read_architecture, read_json
-from kbqa.chatglm.checkpoint import Checkpoint, place_of
+from kbqa.chatglm.checkpoint import Checkpoint, Place, place_of
+from kbqa.chatglm.inventory import Inventory
 from kbqa.chatglm.quantization import Bits, quantize
 from kbqa.chatglm.writing import Kind, Shards, new_folder, write_json
 from kbqa.errors import ModelError
@@ -41,13 +42,18 @@ def quantize_folder(source: Path, out: Path, bits: Bits, family: Family | None =
         _copy_others(source, folder)
         write_json(folder / "config.json", read_json(source / "config.json") | _settings(a, bits))
         shards = Shards(folder, kind)
+        inventory = Inventory(source, a)
         for name, tensor in checkpoint:
-            if _is_quantized(name, a):
+            place = _place(name, a)
+            if place:
+                inventory.check(place.name, tensor)
+            if place and place.name.endswith(QUANTIZED):
                 packed, scale = quantize(tensor, bits)
                 shards.add(name, packed)
                 shards.add(f"{name}_scale", scale)
             else:
                 shards.add(name, tensor)
+        inventory.finish()
         shards.finish()
     return a
 
@@ -56,12 +62,11 @@ def _settings(a: Architecture, bits: Bits) -> dict[str, object]:
     return {"quantization_bit": bits} | ({"quantization_embeddings": False} if a.is_v1 else {})
 
 
-def _is_quantized(name: str, a: Architecture) -> bool:
+def _place(name: str, a: Architecture) -> Place | None:
     try:
-        place = place_of(name)
+        return place_of(name)
     except KeyError as error:
         raise ModelError(f"the checkpoint holds a tensor {name}, which no {a.family} model has") from error
-    return place is not None and place.name.startswith("blocks.") and place.name.endswith(QUANTIZED)
 
 
 def _copy_others(source: Path, folder: Path) -> None:
