@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import torch
+
 from kbqa.chatglm.architecture import Architecture, Family, read_architecture, read_json
 from kbqa.chatglm.checkpoint import Checkpoint, Place, place_of
 from kbqa.chatglm.inventory import Inventory
@@ -19,6 +21,7 @@ from kbqa.errors import ModelError
 __all__ = ["quantize_folder"]
 
 QUANTIZED = (".attention.qkv.weight", ".attention.out.weight", ".up.weight", ".down.weight")
+ROWS = 1024  # quantized at a time, so that what is computed between needs little memory
 WEIGHTS = ("*.bin", "*.safetensors", "*.bin.index.json", "*.safetensors.index.json")
 
 
@@ -48,9 +51,9 @@ def quantize_folder(source: Path, out: Path, bits: Bits, family: Family | None =
             if place:
                 inventory.check(place.name, tensor)
             if place and place.name.endswith(QUANTIZED):
-                packed, scale = quantize(tensor, bits)
-                shards.add(name, packed)
-                shards.add(f"{name}_scale", scale)
+                parts = [quantize(rows, bits) for rows in tensor.split(ROWS)]
+                shards.add(name, torch.cat([packed for packed, _ in parts]))
+                shards.add(f"{name}_scale", torch.cat([scale for _, scale in parts]))
             else:
                 shards.add(name, tensor)
         inventory.finish()
