@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="kbqa[glm] is not installed")
 
-from glmkit import Case, cases  # noqa: E402
+from glmkit import GOLDEN, Case, cases  # noqa: E402
 
 from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.chatglm.architecture import read_architecture  # noqa: E402
 from kbqa.chatglm.checkpoint import Checkpoint, place_of  # noqa: E402
+from kbqa.chatglm.convert import convert  # noqa: E402
 from kbqa.chatglm.decoder import _frequencies, rotary_angles  # noqa: E402
 from kbqa.chatglm.model import ChatGLM  # noqa: E402
 from kbqa.chatglm.quantization import dequantize, quantize  # noqa: E402
+from kbqa.chatglm.requantize import quantize_folder  # noqa: E402
 from kbqa.chatglm.runner import Runner  # noqa: E402
 
 ALL = list(cases())
@@ -228,3 +233,55 @@ def test_a_stream_joins_to_the_reply(case, at):
     assert all(pieces)
     if isinstance(reply, str):
         assert "".join(pieces) == reply
+
+
+@pytest.mark.parametrize("case", list(cases("int8", "int4")), ids=str)
+def test_a_folder_that_is_quantized_here_holds_the_tensors_of_the_published_one(case, tmp_path):
+    quantize_folder(case.folder.parent / "base", tmp_path / "out", case.facts["bits"])
+    ours, published = dict(Checkpoint(tmp_path / "out")), dict(Checkpoint(case.folder))
+    assert ours.keys() == published.keys()
+    for name, tensor in published.items():
+        assert ours[name].dtype == tensor.dtype
+        assert torch.equal(ours[name], tensor), name
+
+
+@pytest.mark.parametrize("case", [it for it in cases("base", "int8", "int4") if it.family != "v1"], ids=str)
+def test_a_converted_folder_gives_in_transformers_the_logits_of_the_original(case, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    convert(case.folder, tmp_path / "out", dtype="float32" if case.kind != "base" else None)
+    model = transformers.GlmForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    with torch.no_grad():
+        logits = model(case.tensors["single.input_ids"]).logits
+    torch.testing.assert_close(logits, case.tensors["single.logits"], atol=1e-4, rtol=1e-4)
+
+
+CONTROL_NAMES = re.compile(r"\[[gs]?MASK\]|<\|[a-z_]+\|>|</?s>|<unk>|<[se]op>")
+
+
+@pytest.mark.parametrize("case", [it for it in cases("base") if it.family != "v1"], ids=str)
+def test_a_converted_tokenizer_gives_the_ids_and_prompts_of_the_original(case, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    convert(case.folder, tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert GOLDEN is not None
+    recorded = json.loads((GOLDEN / "prompts" / f"{case.family}.tiny.json").read_text(encoding="utf-8"))
+    ours = load_chatglm(case.folder)
+    for entry in recorded["encode"]:
+        ids = tokenizer(entry["text"], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert ids == ours.tokenizer.encode(entry["text"]), entry["text"]
+    compared = 0
+    for entry in recorded["chat"]:
+        said = [
+            message for turn in entry["history"] for message in ([turn] if isinstance(turn, dict) else zip_roles(turn))
+        ] + [{"role": entry.get("role", "user"), "content": entry["query"]}]
+        plain = all(set(message) <= {"role", "content", "metadata"} for message in said)
+        if not plain or CONTROL_NAMES.search(" ".join(str(message["content"]) for message in said)):
+            continue
+        ids = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+        assert ids == entry["input_ids"], entry["name"]
+        compared += 1
+    assert compared >= 3
+
+
+def zip_roles(turn: list[str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in zip(("user", "assistant"), turn, strict=True)]
