@@ -5,8 +5,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -826,3 +833,61 @@ def test_an_id_is_found_where_newer_modelscope_clients_keep_it(caches):
     (kept / "refs").mkdir()
     (kept / "refs/master").write_text("abc", encoding="utf-8")
     assert find_model("ZhipuAI/glm-4-9b-chat") == find_model("ZhipuAI/glm-4-9b-chat@abc") == folder
+
+
+# --- served by others ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(converted, tmp_path):
+    """`transformers serve` with a converted GLM-4: its address and folder."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    folder = convert_again(converted("glm4"), tmp_path / "glm4-float32")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()"]
+    server = subprocess.Popen(
+        [*command, "serve", str(folder), "--device", "cpu", "--port", str(port)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        yield until_it_answers(server, address), folder
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def convert_again(folder: Path, out: Path) -> Path:
+    """In float32, in which both compute; the weights are stored in bfloat16."""
+    shutil.copytree(folder, out)
+    edit_config(out, torch_dtype="float32")
+    return out
+
+
+def until_it_answers(server: subprocess.Popen, address: str) -> str:
+    for _ in range(240):
+        assert server.poll() is None, "transformers serve has ended"
+        with suppress(OSError), urlopen(f"{address}/health", timeout=5):
+            return address
+        time.sleep(0.5)
+    pytest.fail("transformers serve does not answer")
+
+
+def test_transformers_serve_answers_as_the_engine_does(tiny, served):
+    address, folder = served
+    model = load_chatglm(tiny("glm4"))
+    for question in QUESTIONS[:2]:
+        body = {"model": str(folder), "messages": [{"role": "user", "content": question}], "temperature": 0}
+        request = Request(
+            f"{address}/v1/chat/completions",
+            json.dumps(body | {"max_tokens": 16}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urlopen(request, timeout=120) as answer:
+            said = json.load(answer)["choices"][0]["message"]["content"]
+        assert said.strip() == model.tokenizer.decode(model.generate(model.chat_ids(question), 16)).strip()
