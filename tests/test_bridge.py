@@ -398,6 +398,13 @@ GUIDE = Path(__file__).parents[1] / "docs" / "langchain.md"
 BLOCK = re.compile(r"```(python|text|yaml)\n(.*?)```", re.DOTALL)
 
 
+def blocks_of_the_guide() -> list[tuple[str, str]]:
+    """(kind, content), without those of the last section, which test_bridge_chat.py runs."""
+    text, chat, _ = GUIDE.read_text(encoding="utf-8").partition("## A kbqa generator as a LangChain chat model")
+    assert chat
+    return BLOCK.findall(text)
+
+
 def tiny_model(folder: Path) -> None:
     """A sentence-transformers model of random weights that takes milliseconds."""
     from sentence_transformers import SentenceTransformer
@@ -422,7 +429,7 @@ def test_the_programs_of_the_guide_print_what_it_says(tmp_path, monkeypatch):
     (folder / "年假制度.txt").write_text(LEAVE, encoding="utf-8")
     tiny_model(tmp_path / "models" / "tiny")
     Installation(Home(tmp_path), Config()).ingest()
-    blocks = [match.groups() for match in BLOCK.finditer(GUIDE.read_text(encoding="utf-8"))]
+    blocks = blocks_of_the_guide()
     assert sum(kind == "python" for kind, _ in blocks) == sum(kind == "text" for kind, _ in blocks) == 5
     names: dict[str, object] = {}
     printed = io.StringIO()
@@ -436,7 +443,7 @@ def test_the_programs_of_the_guide_print_what_it_says(tmp_path, monkeypatch):
 
 
 def test_the_configuration_of_the_guide_answers(home):
-    (content,) = [content for kind, content in BLOCK.findall(GUIDE.read_text(encoding="utf-8")) if kind == "yaml"]
+    (content,) = [content for kind, content in blocks_of_the_guide() if kind == "yaml"]
     generator = GeneratorConfig(**yaml.safe_load(content)["generator"])
     with Installation(Home(home), Config(generator=generator)).open() as base:
         assert base.ask("年假有几天？").text == "员工每年享有十天年假。"
