@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from contextlib import closing
@@ -36,6 +37,16 @@ def generator(folder):
     made = ChatGLMGenerator(folder, device="cpu", dtype="float32", temperature=0, max_tokens=20, slots=2, waiting=2)
     yield made
     made.close()
+
+
+def test_a_model_is_named_by_the_id_that_it_was_downloaded_under(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
+    shutil.copytree(folder, tmp_path / "models" / "mine" / folder.name)
+    with closing(ChatGLMGenerator(f"mine/{folder.name}", device="cpu", temperature=0, max_tokens=4)) as made:
+        assert made.name == f"chatglm:{folder.name}"
+        assert [piece.finish for piece in made.stream(asked("你好"))][-1] in ("stop", "length")
+    with pytest.raises(ModelError, match="kbqa model download mine/other DIR"):
+        ChatGLMGenerator("mine/other")
 
 
 def asked(*said: str, **settings) -> GenerationRequest:
@@ -176,7 +187,7 @@ def test_the_model_is_loaded_when_the_first_question_needs_it(tmp_path, folder):
 
 
 def test_what_is_no_model_is_refused_when_it_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"no folder with a model"):
+    with pytest.raises(ModelError, match=r"no model folder|no folder with a model"):
         ChatGLMGenerator(tmp_path / "nothing")
 
 

@@ -22,7 +22,7 @@ def load_chatglm(
     family: Family | None = None,
     exact: bool | None = None,
 ) -> ChatGLM:
-    """The model in the folder `path`, with its tokenizer.
+    """The model in the folder `path`, with its tokenizer; or that of the id `path`, if it has been downloaded.
 
     `quantize` brings the weights of a full checkpoint to 8 or 4 bits on the way; a quantized checkpoint is recognized
     and needs no word. `prefix` is the folder of a P-Tuning checkpoint, used by every call that names no other adapter.

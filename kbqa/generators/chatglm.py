@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
+from kbqa.chatglm.hub import find_model
 from kbqa.errors import ModelError
 from kbqa.generators.stopping import Stopper
 from kbqa.types import GenerationRequest, Message, Piece
@@ -31,8 +32,8 @@ ROOM = 4  # of the context: at most so large a part is kept free for the answer 
 
 
 class ChatGLMGenerator:
-    """`model` is a folder with a published checkpoint, `prefix` that of a P-Tuning checkpoint used by default,
-    `adapters` are further ones by name.
+    """`model` is a folder with a published checkpoint, or the id of one that has been downloaded; `prefix` is that of a
+    P-Tuning checkpoint used by default, `adapters` are further ones by name.
 
     `slots` answers are written at once, `waiting` more questions may wait. `context` limits how many tokens one of them
     may have, and with it the memory for keys and values; None: what the model knows, at most 8,192. `device` None means
@@ -57,12 +58,12 @@ class ChatGLMGenerator:
         slots: int = 4,
         waiting: int = 32,
     ) -> None:
-        self._folder = Path(model)
+        self._folder = find_model(model)
         if missing := [name for name in PACKAGES if find_spec(name) is None]:
             raise ModelError(f"ChatGLM needs more packages ({', '.join(missing)}); pip install 'kbqa[glm]'")
         if not (self._folder / "config.json").is_file():
             raise ModelError(f"generator.model {model} is no folder with a model: it has no config.json")
-        self.name = f"chatglm:{self._folder.resolve().name}"
+        self.name = f"chatglm:{Path(model).resolve().name}"
         self._dtype, self._device, self._bits, self._family = dtype, device, quantize, family
         self._prefix, self._adapters = prefix, dict(adapters or {})
         self._temperature, self._max_tokens = temperature, max_tokens
