@@ -115,6 +115,25 @@ def test_a_schema_makes_the_answer_json(generator):
         text_of(generator, asked("你好", response_schema={"type": "circle"}))
 
 
+def test_a_chat_takes_a_schema_too(folder):
+    """As ChatGLM3's guide extracts contacts from a text, but that the form is held."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "电话": {"type": "string", "pattern": "^1[0-9]{10}$"},
+            "备注": {"type": "string", "maxLength": 5},
+        },
+        "required": ["电话", "备注"],
+        "additionalProperties": False,
+    }
+    model = load_chatglm(folder)
+    for seed in range(3):
+        reply, history = model.chat("请抽取：李明，13800138000，VIP", schema=schema, seed=seed)
+        assert set(json.loads(reply)) == {"电话", "备注"}
+        assert len(history) == (1 if model.family in ("chatglm", "chatglm2") else 2)
+        assert "".join(model.stream("请抽取：李明，13800138000，VIP", schema=schema, seed=seed)) == reply
+
+
 def test_a_full_line_says_so_and_closing_a_stream_makes_room(folder):
     long = asked("你好", response_schema={"type": "string", "minLength": 300}, max_tokens=350)
     options = {"device": "cpu", "dtype": "float32", "temperature": 0, "slots": 1, "waiting": 0}

@@ -33,6 +33,7 @@ __all__ = [
     "ReplyStream",
     "SamplingDefaults",
     "ToolCall",
+    "before_json",
     "chat_ids",
     "conversation",
     "fit",
@@ -113,6 +114,12 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> list[in
         case "glm4":
             ids = [token for message in messages for token in _glm4_message(tokenizer, message)]
     return tokenizer.prompt([*ids, tokenizer.specials[ASSISTANT]])
+
+
+def before_json(tokenizer: Tokenizer) -> list[int]:
+    """What a reply that is to be nothing but JSON is begun with: where messages have roles, the line of metadata that
+    no schema has room for."""
+    return tokenizer.encode("\n") if tokenizer.family in WITH_ROLES else []
 
 
 def stop_ids(tokenizer: Tokenizer, declared: Sequence[int] = ()) -> tuple[int, ...]:

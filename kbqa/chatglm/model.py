@@ -21,7 +21,7 @@ from kbqa.chatglm.places import context_length, positions, visible
 from kbqa.chatglm.prefix import Before, load_prefix
 from kbqa.chatglm.quantization import Bits
 from kbqa.chatglm.runner import Runner, check_ids
-from kbqa.chatglm.sampling import Chooser, Sampling
+from kbqa.chatglm.sampling import Chooser, Rules, Sampling
 from kbqa.chatglm.tokenizers import Tokenizer, load_tokenizer
 from kbqa.errors import ModelError
 
@@ -126,7 +126,12 @@ class ChatGLM:
         return list(self.tokens(ids, sampling, max_new_tokens, adapter))
 
     def tokens(
-        self, ids: Many[int], sampling: Sampling, max_new_tokens: int | None = None, adapter: str | None = None
+        self,
+        ids: Many[int],
+        sampling: Sampling,
+        max_new_tokens: int | None = None,
+        adapter: str | None = None,
+        rules: Rules | None = None,
     ) -> Iterator[int]:
         """The ids that follow, each as soon as it is known; closing the iterator stops the work."""
         prefix = self.prefix(adapter)
@@ -142,7 +147,7 @@ class ChatGLM:
         logits = None
         while logits is None:
             logits = runner.read(sequence)
-        chooser = Chooser(sampling, seen=sequence.ids, device=self.decoder.device)
+        chooser = Chooser(sampling, sequence.ids, self.decoder.device, rules)
         for left in range(wanted, 0, -1):
             token = chooser.choose(logits)
             if token in self.stops:
@@ -158,7 +163,7 @@ class ChatGLM:
 
         Closing the iterator stops the work.
         """
-        yield from self._written(query, history, ReplyStream(self.family), **options)
+        yield from self._written(query, history, self._reply(options), **options)
 
     def chat(self, query: str, history: Many[Any] = (), **options: Any) -> tuple[str | dict[str, Any], list[Any]]:
         """(reply, history with this turn in it), the reply as the original chat() makes it of what was written.
@@ -166,9 +171,10 @@ class ChatGLM:
         `history` holds (question, answer) pairs, or messages as ChatGLM3's and GLM-4's chat() have them, which is also
         how those families' history comes back. Options: system, tools, role ("observation" for what a tool gave back),
         temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed, do_sample, adapter; what is not given is as
-        in the original chat(). Temperature 0, or do_sample=False, is greedy.
+        in the original chat(). Temperature 0, or do_sample=False, is greedy. With `schema`, a JSON schema, the reply is
+        JSON of that schema, unless max_new_tokens cuts it off.
         """
-        reply = ReplyStream(self.family, _tools(history, options.get("tools")))
+        reply = self._reply(options, _tools(history, options.get("tools")))
         for _ in self._written(query, history, reply, **options):
             pass
         done = reply.reply
@@ -177,6 +183,10 @@ class ChatGLM:
         turn = {"role": options.get("role", "user"), "content": query}
         said = [{"role": "assistant", "metadata": it.metadata, "content": it.content} for it in done.messages]
         return done.response, [*_as_messages(history), turn, *said]
+
+    def _reply(self, options: Mapping[str, Any], tools: Many[Mapping[str, Any]] = ()) -> ReplyStream:
+        """JSON is left as it is: in ChatGLM-6B's replies, punctuation becomes full-width."""
+        return ReplyStream("chatglm2") if options.get("schema") else ReplyStream(self.family, tools)
 
     def _written(
         self,
@@ -195,6 +205,7 @@ class ChatGLM:
         seed: int | None = None,
         do_sample: bool = True,
         adapter: str | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> Iterator[str]:
         """New text of `reply`, which is fed token by token."""
         usual = chat.sampling_defaults(self.family)
@@ -207,10 +218,13 @@ class ChatGLM:
             seed,
         )
         ids = chat.chat_ids(self.tokenizer, query, history, system, tools, role)
+        if schema:
+            ids += chat.before_json(self.tokenizer)
         if max_new_tokens is None and len(ids) < usual.max_length:
             max_new_tokens = usual.max_length - len(ids)
+        rules = self.constraint(schema) if schema else None
         text = self.tokenizer.stream()
-        for token in self.tokens(ids, sampling, max_new_tokens, adapter):
+        for token in self.tokens(ids, sampling, max_new_tokens, adapter, rules):
             if new := reply.push(text.push(token)):
                 yield new
         if rest := reply.push(text.end()) + reply.end():

@@ -126,8 +126,7 @@ class ChatGLMGenerator:
         from kbqa.chatglm import chat
 
         messages = chat.from_messages(request.messages, request.tools)
-        # A reply begins with a line of metadata where messages have roles. No schema has room for it, so it is said.
-        begun = model.tokenizer.encode("\n") if request.response_schema and model.family in chat.WITH_ROLES else []
+        begun = chat.before_json(model.tokenizer) if request.response_schema else []
         room = engine.context - self._reserved(engine, request.max_tokens) - len(begun)
         return chat.fit(model.tokenizer, messages, room).ids + begun
 
