@@ -8,6 +8,7 @@
      │   ├─ KnowledgeBaseBusy
      │   ├─ FolderGone       its documents are all missing at once, as when a share is not mounted
      │   └─ IndexMismatch    built with another embedder, splitter or format
+     ├─ RegistryError        vectorstore/kbqa.sqlite, where keys are kept, cannot be used
      ├─ QuestionError        the question itself cannot be asked
      └─ GeneratorError       the model failed
          ├─ GeneratorBusy    every place in its queue is taken
@@ -28,6 +29,7 @@ __all__ = [
     "KnowledgeBaseError",
     "ModelError",
     "QuestionError",
+    "RegistryError",
     "UnknownKnowledgeBase",
 ]
 
@@ -70,6 +72,10 @@ class FolderGone(KnowledgeBaseError):
 
 class IndexMismatch(KnowledgeBaseError):
     """The base was built with another embedder, splitter or on-disk format than the one at hand."""
+
+
+class RegistryError(KbqaError):
+    """vectorstore/kbqa.sqlite is damaged, locked, of a newer kbqa or cannot be written."""
 
 
 class QuestionError(KbqaError):

@@ -16,14 +16,14 @@ FLOORS = [  # lowest first
     {"analyzer"},
     {"questions", "sentences"},
     {"evidence"},
-    {"readers", "splitter", "embedders", "store", "prompt", "support", "chatglm"},
+    {"readers", "splitter", "embedders", "store", "registry", "prompt", "support", "chatglm"},
     {"generators", "retriever", "sandbox", "documents"},
     {"ingest"},
     {"chain"},
     {"tuning", "evaluation"},
     {"build"},
-    {"bridge"},
-    {"server", "cli"},
+    {"bridge", "server"},
+    {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1199,3 +1199,50 @@ def test_a_model_that_the_hub_does_not_have_is_one_clear_line(hub, tmp_path):
     code, said, _ = hub("ZhipuAI/none", tmp_path / "got")
     assert code == 1
     assert "ZhipuAI/none could not be downloaded from huggingface" in said.splitlines()[-1]
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_printed_once_and_listed_without_its_secret(shell):
+    made = shell("key", "add", "人事系统", "--kb", "default,制度", "--scope", "write", "--expires", "30d")
+    secret = made.stdout.strip()
+    assert secret.startswith("kbqa_")
+    assert "人事系统 may write in default, 制度, until " in made.stderr
+    assert "there is no knowledge base 制度 yet" in made.stderr
+    (listed,) = shell.json("key", "list")[0]["keys"]
+    assert (listed["name"], listed["scope"], listed["bases"]) == ("人事系统", "write", ["default", "制度"])
+    assert listed["hint"] == secret[-4:]
+    assert not listed["expired"]
+    assert secret not in shell("key", "list").stdout
+
+
+def test_a_key_for_a_program_comes_as_json(shell):
+    (made,) = shell.json("key", "add", "app")
+    assert made["key"].startswith("kbqa_")
+    assert (made["bases"], made["expires_at"]) == (None, None)
+    assert shell.json("key", "revoke", "app") == [{"revoked": "app"}]
+    assert shell.json("key", "list") == [{"keys": []}]
+
+
+def test_revoking_the_last_key_says_what_that_means(shell):
+    shell("key", "add", "one")
+    shell("key", "add", "two")
+    assert "no key is left" not in shell("key", "revoke", "one").stderr
+    assert "no key is left" in shell("key", "revoke", "two").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "app", "--expires", "soon"), "'soon' is no time to expire: write 30d, 12h or a date"),
+        (("add", "app", "--expires", "2001-01-01"), "would have expired already"),
+        (("add", "app", "--kb", "../x"), "cannot name a knowledge base"),
+        (("add", "app", "--kb", " , "), "--kb names no base"),
+        (("add", "a\tb"), "cannot name a key"),
+        (("revoke", "nobody"), "there is no key nobody (there are: none yet)"),
+    ],
+)
+def test_what_a_key_command_cannot_do_is_one_line_and_makes_no_key(shell, arguments, said):
+    assert said in shell("key", *arguments, code=1).stderr
+    assert shell.json("key", "list") == [{"keys": []}]

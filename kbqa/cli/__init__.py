@@ -11,6 +11,7 @@ from kbqa.cli.common import Root
 from kbqa.cli.doctor import doctor
 from kbqa.cli.evaluate import evaluation
 from kbqa.cli.ingesting import add, ingest
+from kbqa.cli.keys import keys
 from kbqa.cli.models import models
 from kbqa.cli.reading import read
 from kbqa.cli.screen import prepare_streams
@@ -31,7 +32,7 @@ def kbqa() -> None:
     """
 
 
-for command in (init, ingest, ask, chat, search, read, add, bases, evaluation, models, doctor, completion):
+for command in (init, ingest, ask, chat, search, read, add, bases, keys, evaluation, models, doctor, completion):
     kbqa.add_command(command)
 
 

@@ -1,0 +1,220 @@
+"""vectorstore/kbqa.sqlite: keys that many threads and processes look at, on a file that may be damaged or gone."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from kbqa.errors import ConfigError, RegistryError
+from kbqa.registry import FILE, Database, KeyRing, expiry
+from kbqa.registry.database import MIGRATIONS
+from kbqa.registry.keys import digest
+
+NOW = time.mktime((2026, 11, 21, 12, 0, 0, 0, 0, -1))
+DAY = 86_400
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "vectorstore" / FILE
+
+
+@pytest.fixture
+def database(path):
+    made = Database(path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ring(database):
+    return KeyRing(database)
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_found_by_its_secret_and_the_file_does_not_hold_it(ring, path):
+    made = ring.add("人事系统", "write", ["制度", "default"])
+    assert re.fullmatch(r"kbqa_[\w-]{43}", made.secret)
+    found = ring.by_digest()[digest(made.secret)]
+    assert (found, found.bases, found.hint) == (made.key, {"制度", "default"}, made.secret[-4:])
+    stored = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert made.secret.encode() not in stored
+    assert made.secret.removeprefix("kbqa_").encode() not in stored
+
+
+def test_no_two_keys_are_alike(ring):
+    assert len({ring.add(f"k{number}").secret for number in range(20)}) == 20
+
+
+def test_a_key_without_bases_opens_all(ring):
+    assert ring.add("page").key.bases is None
+    assert ring.all()[0].bases is None
+
+
+def test_a_name_is_given_once_and_free_again_when_revoked(ring):
+    first = ring.add("app")
+    with pytest.raises(ConfigError, match=r"there is a key app already.*kbqa key revoke app"):
+        ring.add("app")
+    assert ring.revoke("app") == first.key
+    assert ring.by_digest() == {}
+    assert ring.add("app").secret != first.secret
+
+
+def test_revoking_a_key_that_is_not_there_names_those_that_are(ring):
+    with pytest.raises(ConfigError, match=r"there is no key nobody \(there are: none yet\)"):
+        ring.revoke("nobody")
+    ring.add("b")
+    ring.add("a")
+    with pytest.raises(ConfigError, match=r"\(there are: a, b\)"):
+        ring.revoke("nobody")
+
+
+@pytest.mark.parametrize("name", ["", "  ", " app", "a\nb", "\x1b[31m", "长" * 81])
+def test_a_name_that_would_not_show_in_a_log_is_refused(ring, name):
+    with pytest.raises(ConfigError, match="cannot name a key"):
+        ring.add(name)
+    assert ring.all() == []
+
+
+def test_a_base_that_cannot_be_one_is_refused(ring):
+    with pytest.raises(ConfigError, match="cannot name a knowledge base"):
+        ring.add("app", bases=["../etc"])
+    with pytest.raises(ConfigError, match="would open no base"):
+        ring.add("app", bases=[])
+
+
+def test_a_key_expires_at_its_time(ring):
+    key = ring.add("guest", expires_at=time.time() + 60).key
+    assert not key.expired(key.expires_at - 1)
+    assert key.expired(key.expires_at)
+    with pytest.raises(ConfigError, match="expired already"):
+        ring.add("late", expires_at=time.time() - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30d", 30 * DAY), ("12h", DAY / 2), (" 1d ", DAY), ("2026-11-21", DAY / 2)]
+)
+def test_an_expiry_is_a_span_or_the_end_of_a_day(text, seconds):
+    assert expiry(text, NOW) == NOW + seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "30", "-1d", "2026-02-30", "2026/01/01", "1000000d"])
+def test_an_expiry_that_is_no_time_says_how_to_write_one(text):
+    with pytest.raises(ConfigError, match="write 30d, 12h or a date"):
+        expiry(text, NOW)
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_reading_makes_no_file(ring, path):
+    assert ring.all() == []
+    assert not path.parent.exists()
+
+
+def test_a_key_that_another_process_adds_or_revokes_is_seen_at_once(ring, path):
+    ring.add("here")
+    code = (
+        "import sys; from pathlib import Path; from kbqa.registry import *\n"
+        "ring = KeyRing(Database(Path(sys.argv[1]))); ring.add('there'); ring.revoke('here')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    assert [key.name for key in ring.all()] == ["there"]
+
+
+def test_many_threads_may_make_the_file_and_write_to_it(path):
+    def add(number):
+        database = Database(path)  # each with connections of its own, as processes have
+        KeyRing(database).add(f"k{number}")
+        database.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    database = Database(path)
+    assert len(KeyRing(database).all()) == 24
+    database.close()
+
+
+def test_a_file_that_was_moved_away_and_made_anew_is_noticed(ring, path):
+    ring.add("old")
+    assert ring.all()
+    for file in list(path.parent.iterdir()):
+        file.unlink()
+    assert ring.all() == []
+    other = Database(path)
+    KeyRing(other).add("new")
+    other.close()
+    assert [key.name for key in ring.all()] == ["new"]
+
+
+def test_a_block_that_fails_leaves_nothing_behind(database):
+    def begin_and_fail():
+        with database.writing() as connection:
+            connection.execute("INSERT INTO keys VALUES ('a', 'd', 'h', 'read', NULL, 0, NULL)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        begin_and_fail()
+    assert KeyRing(database).all() == []
+
+
+def test_a_damaged_file_is_said_to_be_damaged(ring, path):
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all " * 500)
+    with pytest.raises(RegistryError, match=f"{FILE} is damaged .*put a copy of it back"):
+        ring.all()
+
+
+def test_a_file_of_another_program_is_left_alone(ring, path):
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA application_id = 77")
+        other.execute("CREATE TABLE keys (a)")
+    before = path.read_bytes()
+    with pytest.raises(RegistryError, match="another program's file"):
+        ring.add("app")
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_a_newer_kbqa_is_left_alone(ring, path):
+    ring.add("app")
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    later = Database(path)
+    with pytest.raises(RegistryError, match="written by a newer kbqa; update kbqa"):
+        KeyRing(later).all()
+    later.close()
+
+
+def test_a_closed_database_says_so(ring, database):
+    database.close()
+    with pytest.raises(RegistryError, match="was closed"):
+        ring.all()
+
+
+def test_keys_can_be_read_where_nothing_can_be_written(tmp_path, mounts):
+    with mounts(tmp_path / "disk", "-t", "tmpfs", "tmpfs") as disk:
+        database = Database(disk / FILE)
+        KeyRing(database).add("app")
+        database.close()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        database = Database(disk / FILE)
+        assert [key.name for key in KeyRing(database).all()] == ["app"]
+        with pytest.raises(RegistryError, match=r"cannot be (written|used)"):
+            KeyRing(database).add("more")
+        database.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder where the file should be is another error there")
+def test_a_folder_in_the_files_place_is_one_clear_error(ring, path):
+    path.mkdir(parents=True)
+    with pytest.raises(RegistryError, match=FILE):
+        ring.add("app")
