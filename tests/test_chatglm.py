@@ -891,3 +891,25 @@ def test_transformers_serve_answers_as_the_engine_does(tiny, served):
         with urlopen(request, timeout=120) as answer:
             said = json.load(answer)["choices"][0]["message"]["content"]
         assert said.strip() == model.tokenizer.decode(model.generate(model.chat_ids(question), 16)).strip()
+
+
+PUBLISHED = {  # config.json's sizes, and how many numbers the published files hold
+    "chatglm": ({"num_layers": 28, "hidden_size": 4096, "num_attention_heads": 32, "inner_hidden_size": 16384,
+                 "vocab_size": 130528, "max_sequence_length": 2048}, 6_173_286_400),
+    "chatglm3": ({"num_layers": 28, "hidden_size": 4096, "num_attention_heads": 32, "ffn_hidden_size": 13696,
+                  "kv_channels": 128, "padded_vocab_size": 65024, "seq_length": 8192}, 6_243_584_000),
+    "glm4": ({"num_layers": 40, "hidden_size": 4096, "num_attention_heads": 32, "ffn_hidden_size": 13696,
+              "kv_channels": 128, "padded_vocab_size": 151552, "seq_length": 131072}, 9_399_951_360),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_info_knows_the_size_of_the_published_models(copy, family):
+    sizes, parameters = PUBLISHED[family]
+    folder = copy(family)
+    edit_config(folder, **sizes, num_hidden_layers=...)
+    found = what_is(folder)
+    assert found.architecture.parameters == parameters
+    full = found.needs[0]
+    assert full.weights == 2 * parameters
+    assert full.cache == found.architecture.context * full.short_cache // 2048
