@@ -217,7 +217,7 @@ def load_decoder(
     """The decoder with its weights, on `device`; `bits` quantizes the linear layers of the blocks on the way.
 
     `exact` computes as the originals do. Otherwise layers are put into the form that is fastest here, and 4 bits given
-    on the way get a scale for each small group of columns instead of one for a whole row.
+    on the way get a scale for each small group of columns instead of one for a whole row; the head then gets 8 bits.
 
     ModelError when tensors are missing, unknown or of the wrong shape, or the checkpoint is quantized otherwise.
     """
@@ -228,6 +228,8 @@ def load_decoder(
         decoder = Decoder(a)
     grouped = bits == 4 and not a.bits and not exact and all(it % GroupedLinear.GROUP == 0 for it in _columns(a))
     _prepare(decoder, a, a.bits or bits, dtype, GroupedLinear if grouped else QuantizedLinear)
+    if bits and not a.bits and not exact and isinstance(decoder.head, nn.Linear) and not a.is_v1:
+        decoder.head = QuantizedLinear(decoder.head, 8)
     loader = _Loader(decoder, a, dtype, torch.device(device), None if a.bits else bits)
     for name, tensor in Checkpoint(folder):
         try:

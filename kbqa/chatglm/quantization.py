@@ -21,6 +21,7 @@ from torch import Tensor, nn
 __all__ = ["Bits", "GroupedLinear", "QuantizedEmbedding", "QuantizedLinear", "dequantize", "pack", "quantize", "unpack"]
 
 Bits = Literal[4, 8]
+BLOCK = 256  # rows of a matrix that are quantized at a time: in the processor's cache, and with little memory
 
 
 def quantize(weight: Tensor, bits: Bits) -> tuple[Tensor, Tensor]:
@@ -73,7 +74,11 @@ class QuantizedLinear(_Quantized):
 
     def fill(self, weight: Tensor) -> None:
         """Takes (rows, columns) in any float type."""
-        self.weight, self.scale = quantize(weight, self.bits)
+        self.weight, self.scale = (torch.empty_like(it, device=weight.device) for it in (self.weight, self.scale))
+        for full, packed, scale in zip(*(it.split(BLOCK) for it in (weight, self.weight, self.scale)), strict=True):
+            new = quantize(full, self.bits)
+            packed.copy_(new[0])
+            scale.copy_(new[1])
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, dequantize(self.weight, self.scale, self.bits).to(x.dtype), self.bias)
@@ -101,13 +106,16 @@ class GroupedLinear(nn.Module):
 
     def fill(self, weight: Tensor) -> None:
         """Takes (rows, columns) in any float type. Scale and zero are rounded first, so that q makes up for it."""
-        groups = weight.float().unflatten(1, (-1, self.group))
-        low, high = groups.aminmax(dim=-1)
-        scale = ((high - low) / 15).bfloat16()
-        self.scale = scale.where(scale > 0, 1)  # where all are equal
-        self.zero = (low + 8 * self.scale.float()).bfloat16()
-        q = (groups - self.zero.float()[..., None]).div_(self.scale.float()[..., None]).round_().clamp_(-8, 7)
-        self.weight = pack(q.flatten(1).to(torch.int8))
+        new = [torch.empty_like(it, device=weight.device) for it in (self.weight, self.scale, self.zero)]
+        self.weight, self.scale, self.zero = new
+        for full, packed, scale, zero in zip(*(it.split(BLOCK) for it in (weight, *new)), strict=True):
+            groups = full.float().unflatten(1, (-1, self.group))
+            low, high = groups.amin(dim=-1), groups.amax(dim=-1)
+            scale.copy_((high - low) / 15)
+            scale[scale == 0] = 1  # where all are equal
+            zero.copy_(low + 8 * scale.float())
+            q = groups.sub(zero.float()[..., None]).div_(scale.float()[..., None]).round_().clamp_(-8, 7)
+            packed.copy_(pack(q.flatten(1).to(torch.int8)))
 
     def restored(self) -> Tensor:
         """(rows, columns) float32."""
