@@ -99,6 +99,14 @@ class Installation:
             return []
         return sorted(folder.name for folder in self.home.vectorstore.iterdir() if Store.exists(folder))
 
+    def unbuilt(self) -> list[str]:
+        """The names of the folders below knowledge/ that have not been taken in yet, sorted."""
+        if not self.home.knowledge.is_dir():
+            return []
+        built = set(self.bases())
+        folders = [path.name for path in self.home.knowledge.iterdir() if path.is_dir()]
+        return sorted(name for name in folders if not name.startswith(".") and name not in built)
+
     def name(self, given: str | None) -> str:
         """`given`, or the base that config.yaml names as the default."""
         return check_name(self.config.knowledge.default if given is None else given)
@@ -126,7 +134,7 @@ class Installation:
         """The base ready to be asked; IndexMismatch when it holds vectors of another embedder."""
         name = self.name(name)
         with self.store(name) as store:
-            self._check_parts(name, store.passport)
+            self.check_fits(name, store.passport)
             yield self.knowledge_base(name, store, self.synonyms(name))
 
     def synonyms(self, name: str) -> SynonymFile:
@@ -268,7 +276,7 @@ class Installation:
             return Store.create(base, self.passport)
         store = Store.open(base)
         try:
-            self._check_parts(name, store.passport)
+            self.check_fits(name, store.passport)
             if store.passport.splitter != self.splitter.fingerprint:
                 raise IndexMismatch(
                     f"{name} was cut with other splitter settings ({in_words(store.passport.splitter)}) than those of "
@@ -280,7 +288,7 @@ class Installation:
             raise
         return store
 
-    def _check_parts(self, name: str, made: Passport) -> None:
+    def check_fits(self, name: str, made: Passport) -> None:
         """Raises IndexMismatch when questions would be searched for by other parts than the documents were taken in."""
         if made.analyzer != ANALYZER:
             raise IndexMismatch(

@@ -29,6 +29,7 @@ __all__ = [
     "PromptConfig",
     "RerankerConfig",
     "RetrievalConfig",
+    "ServerConfig",
     "SplitterConfig",
     "as_argument",
     "check_name",
@@ -139,6 +140,22 @@ class GeneratorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """`kbqa serve`: where it listens, how much it takes on at once, what it writes down."""
+
+    host: str = "127.0.0.1"  # another address than this machine's own needs a key (kbqa key add)
+    port: int = 8000
+    threads: int = 8  # searches, and answers that are quoted, at once
+    concurrent_requests: int = 512  # answers that a model writes among them; more are told to try again
+    max_body_mb: int = 1
+    requests_per_minute: int = 0  # of one key; 0: any number
+    concurrent_per_key: int = 0  # requests of one key at once; 0: any number
+    shutdown_seconds: int = 30  # for which answers that are being written may go on when the service is stopped
+    audit_log: str | None = None  # a file that takes one line of JSON an answer: who, which base, which documents
+    log_questions: bool = False  # whether questions may stand in logs
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
     splitter: SplitterConfig = field(default_factory=SplitterConfig)
@@ -146,6 +163,7 @@ class Config:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +409,7 @@ def _check(config: Config) -> None:
         check_name(config.knowledge.default)
     except ConfigError as error:
         raise ConfigError(f"knowledge.default: {error}") from error
-    for section in ("knowledge", "splitter", "retrieval", "prompt"):
+    for section in ("knowledge", "splitter", "retrieval", "prompt", "server"):
         settings = getattr(config, section)
         for f in fields(settings):
             value = getattr(settings, f.name)
@@ -415,6 +433,11 @@ def _check(config: Config) -> None:
         ("generator.temperature", config.generator.temperature, 0, 2),
         ("generator.max_tokens", config.generator.max_tokens, 1, 1_000_000),
         ("embedder.batch_size", config.embedder.batch_size, 1, 10_000),
+        ("server.port", config.server.port, 0, 65_535),
+        ("server.threads", config.server.threads, 1, 1000),
+        ("server.concurrent_requests", config.server.concurrent_requests, 1, 100_000),
+        ("server.max_body_mb", config.server.max_body_mb, 1, 1000),
+        ("server.shutdown_seconds", config.server.shutdown_seconds, 0, 3600),
     ]
     if reranker := config.retrieval.reranker:
         if not reranker.model:

@@ -19,7 +19,7 @@ FLOORS = [  # lowest first
     {"readers", "splitter", "embedders", "store", "registry", "prompt", "support", "chatglm"},
     {"generators", "retriever", "sandbox", "documents"},
     {"ingest"},
-    {"chain"},
+    {"chain", "fields"},
     {"tuning", "evaluation"},
     {"build"},
     {"bridge", "server"},

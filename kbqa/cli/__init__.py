@@ -15,6 +15,7 @@ from kbqa.cli.keys import keys
 from kbqa.cli.models import models
 from kbqa.cli.reading import read
 from kbqa.cli.screen import prepare_streams
+from kbqa.cli.serving import serve
 from kbqa.cli.setting_up import completion, init
 
 __all__ = ["kbqa", "main"]
@@ -32,7 +33,7 @@ def kbqa() -> None:
     """
 
 
-for command in (init, ingest, ask, chat, search, read, add, bases, keys, evaluation, models, doctor, completion):
+for command in (init, ingest, ask, chat, search, read, add, bases, keys, serve, evaluation, models, doctor, completion):
     kbqa.add_command(command)
 
 

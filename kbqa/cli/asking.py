@@ -13,6 +13,7 @@ import click
 from kbqa.cli.common import Command, Session, kb_option, pass_session, typed
 from kbqa.cli.screen import cited, complain, is_terminal, print_json, quoted, say, shown
 from kbqa.errors import ConfigError, GeneratorError, QuestionError
+from kbqa.fields import answer_fields, search_fields
 from kbqa.prompt import messages
 from kbqa.types import Answer, GenerationRequest, Generator, Hit, Message, Piece, Sentence, Turn, Verdict
 
@@ -36,26 +37,12 @@ def search(session: Session, question: str, kb: str | None, count: int) -> None:
     with session.installation().open(kb) as base:
         found = base.search(question, count)
     if session.json:
-        hits = [_hit_fields(rank, hit) for rank, hit in enumerate(found.hits, 1)]
-        print_json({"question": question, "confidence": found.confidence, "hits": hits})
+        print_json(search_fields(question, found))
         return
     for rank, hit in enumerate(found.hits, 1):
         _show_hit(rank, hit)
     if not found.hits:
         say(f"nothing in {base.name} has a word of the question")
-
-
-def _hit_fields(rank: int, hit: Hit) -> dict[str, Any]:
-    chunk = hit.chunk
-    return {
-        "rank": rank,
-        "score": hit.score,
-        "source": chunk.source,
-        "page": chunk.page,
-        "heading": chunk.heading,
-        "span": list(chunk.span),
-        "text": chunk.text,
-    }
 
 
 def _show_hit(rank: int, hit: Hit) -> None:
@@ -84,37 +71,12 @@ def ask(session: Session, question: str, kb: str | None, verbose: bool) -> None:
     """
     with session.installation().open(kb) as base:
         if session.json:
-            print_json(_answer_fields(base.ask(question)))
+            print_json(answer_fields(base.ask(question)))
             return
         answer = _spoken(base, question, ())
         _show_grounds(answer, base.name, quotes=True)
         if verbose:
             say(f"confidence {answer.confidence:.2f}, {answer.seconds:.2f} s", dim=True)
-
-
-def _answer_fields(answer: Answer) -> dict[str, Any]:
-    return {
-        "question": answer.question,
-        "answer": answer.text,
-        "grounded": answer.grounded,
-        "confidence": answer.confidence,
-        "citations": [
-            {
-                "marker": citation.marker,
-                "source": citation.source,
-                "page": citation.page,
-                "heading": citation.heading,
-                "quote": citation.quote,
-                "span": list(citation.span),
-            }
-            for citation in answer.citations
-        ],
-        "sentences": [
-            {"text": sentence.text, "verdict": sentence.verdict, "markers": list(sentence.markers)}
-            for sentence in answer.sentences
-        ],
-        "seconds": round(answer.seconds, 3),
-    }
 
 
 def _spoken(base: KnowledgeBase, question: str, history: tuple[Turn, ...]) -> Answer:
@@ -278,7 +240,7 @@ class _Conversation(_Talk):
     def _answered(self, question: str) -> str:
         if self._json:
             answer = self._base.ask(question, self._history)
-            print_json(_answer_fields(answer))
+            print_json(answer_fields(answer))
         else:
             answer = _spoken(self._base, question, self._history)
             _show_grounds(answer, self._base.name, quotes=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from kbqa.cli.ingesting import print_files, print_report
 from kbqa.cli.screen import complain, print_json, say, shown, table
 from kbqa.config import ingest_command
 from kbqa.errors import ConfigError, KbqaError
+from kbqa.fields import base_fields, document_fields, passport_fields
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -35,10 +36,8 @@ def bases() -> None:
 def list_bases(session: Session) -> None:
     """List the bases, also those that are not built yet."""
     installation = session.installation()
-    built = installation.bases()
-    waiting = sorted(set(_folders(installation)) - set(built))
-    rows = [_summary_or_error(installation, name) for name in built]
-    rows += [{"name": name, "built": False, "documents": 0, "failed": 0, "chunks": 0, "bytes": 0} for name in waiting]
+    rows = [_summary_or_error(installation, name) for name in installation.bases()]
+    rows += [base_fields(name, None) for name in installation.unbuilt()]
     if session.json:
         print_json({"bases": rows})
     elif not rows:
@@ -47,24 +46,9 @@ def list_bases(session: Session) -> None:
         table(("name", "documents", "failed", "passages", "size", "note"), [_row(row) for row in rows], header=True)
 
 
-def _folders(installation: Installation) -> list[str]:
-    folder = installation.home.knowledge
-    if not folder.is_dir():
-        return []
-    return [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-
-
 def _summary(installation: Installation, name: str) -> dict[str, Any]:
     with installation.store(name) as store:
-        counts = store.counts()
-    return {
-        "name": name,
-        "built": True,
-        "documents": counts.documents,
-        "failed": counts.failed,
-        "chunks": counts.chunks,
-        "bytes": counts.bytes,
-    }
+        return base_fields(name, store.counts())
 
 
 def _summary_or_error(installation: Installation, name: str) -> dict[str, Any]:
@@ -102,7 +86,7 @@ def show(session: Session, name: str) -> None:
     name = installation.name(name)
     summary = _summary(installation, name)
     with installation.store(name) as store:
-        passport = asdict(store.passport)
+        passport = passport_fields(store.passport)
     folders = {
         "knowledge": str(installation.home.documents(name)),
         "vectorstore": str(installation.home.base(name)),
@@ -125,27 +109,9 @@ def documents(session: Session, name: str) -> None:
     with session.installation().store(name) as store:
         stored = sorted(store.documents(), key=lambda document: (document.status != "failed", document.source))
     if session.json:
-        print_json({"documents": [_document_fields(document) for document in stored]})
+        print_json({"documents": [document_fields(document) for document in stored]})
     else:
         table(("status", "document", "passages", "pages", "taken in", "error"), [_document_row(d) for d in stored])
-
-
-def _document_fields(document: StoredDocument) -> dict[str, Any]:
-    return {
-        "source": document.source,
-        "title": document.title,
-        "status": document.status,
-        "origin": document.origin,
-        "reader": document.reader,
-        "chunks": document.chunks,
-        "pages": document.pages,
-        "tables": document.tables,
-        "bytes": document.size,
-        "error": document.error,
-        "error_kind": document.error_kind,
-        "warnings": list(document.warnings),
-        "updated_at": datetime.fromtimestamp(document.updated_at, UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _document_row(document: StoredDocument) -> tuple[object, ...]:

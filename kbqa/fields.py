@@ -1,0 +1,102 @@
+"""What programs get: the same fields from `--json` and over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kbqa.retriever import Retrieval
+    from kbqa.store import StoredDocument
+    from kbqa.store.catalogue import Counts, Passport
+    from kbqa.types import Answer, Citation, Hit, Sentence
+
+__all__ = [
+    "answer_fields",
+    "base_fields",
+    "citation_fields",
+    "document_fields",
+    "passport_fields",
+    "search_fields",
+    "sentence_fields",
+]
+
+
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    return {
+        "question": answer.question,
+        "answer": answer.text,
+        "grounded": answer.grounded,
+        "confidence": answer.confidence,
+        "citations": [citation_fields(citation) for citation in answer.citations],
+        "sentences": [sentence_fields(sentence) for sentence in answer.sentences],
+        "seconds": round(answer.seconds, 3),
+    }
+
+
+def citation_fields(citation: Citation) -> dict[str, Any]:
+    return {
+        "marker": citation.marker,
+        "source": citation.source,
+        "page": citation.page,
+        "heading": citation.heading,
+        "quote": citation.quote,
+        "span": list(citation.span),
+    }
+
+
+def sentence_fields(sentence: Sentence) -> dict[str, Any]:
+    return {"text": sentence.text, "verdict": sentence.verdict, "markers": list(sentence.markers)}
+
+
+def search_fields(question: str, found: Retrieval) -> dict[str, Any]:
+    hits = [_hit_fields(rank, hit) for rank, hit in enumerate(found.hits, 1)]
+    return {"question": question, "confidence": found.confidence, "hits": hits}
+
+
+def _hit_fields(rank: int, hit: Hit) -> dict[str, Any]:
+    chunk = hit.chunk
+    return {
+        "rank": rank,
+        "score": hit.score,
+        "source": chunk.source,
+        "page": chunk.page,
+        "heading": chunk.heading,
+        "span": list(chunk.span),
+        "text": chunk.text,
+    }
+
+
+def base_fields(name: str, counts: Counts | None) -> dict[str, Any]:
+    """`counts` None: the base is not built yet."""
+    return {
+        "name": name,
+        "built": counts is not None,
+        "documents": counts.documents if counts else 0,
+        "failed": counts.failed if counts else 0,
+        "chunks": counts.chunks if counts else 0,
+        "bytes": counts.bytes if counts else 0,
+    }
+
+
+def passport_fields(passport: Passport) -> dict[str, Any]:
+    return asdict(passport)
+
+
+def document_fields(document: StoredDocument) -> dict[str, Any]:
+    return {
+        "source": document.source,
+        "title": document.title,
+        "status": document.status,
+        "origin": document.origin,
+        "reader": document.reader,
+        "chunks": document.chunks,
+        "pages": document.pages,
+        "tables": document.tables,
+        "bytes": document.size,
+        "error": document.error,
+        "error_kind": document.error_kind,
+        "warnings": list(document.warnings),
+        "updated_at": datetime.fromtimestamp(document.updated_at, UTC).isoformat(timespec="seconds"),
+    }

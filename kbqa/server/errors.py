@@ -1,0 +1,148 @@
+"""Errors to answers: which status, and in which shape. The one place where that is decided.
+
+A dialect may have a shape of its own (`create_app` knows them by the path they begin with); what an error is called and
+which status it has is the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from kbqa.errors import (
+    DocumentError,
+    GeneratorBusy,
+    GeneratorError,
+    IndexMismatch,
+    KbqaError,
+    KnowledgeBaseBusy,
+    QuestionError,
+    RegistryError,
+    UnknownKnowledgeBase,
+)
+
+__all__ = [
+    "Forbidden",
+    "Overloaded",
+    "Problem",
+    "RequestError",
+    "Shape",
+    "Shapes",
+    "TooLarge",
+    "TooManyRequests",
+    "TooSlow",
+    "Unauthorized",
+    "native_shape",
+    "problem_of",
+    "shaped",
+]
+
+AGAIN = 5  # seconds after which somebody who was told that all is busy may try again
+
+
+class RequestError(KbqaError):
+    """The request cannot be granted as it is, whatever it asks."""
+
+    status = 400
+    headers: Mapping[str, str] = {}
+
+
+class Unauthorized(RequestError):
+    status = 401
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(RequestError):
+    status = 403
+
+
+class TooSlow(RequestError):
+    status = 408
+
+
+class TooLarge(RequestError):
+    status = 413
+
+
+class TooManyRequests(RequestError):
+    status = 429
+
+    def __init__(self, message: str, after: int) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(after)}
+
+
+class Overloaded(RequestError):
+    status = 503
+    headers: Mapping[str, str] = {"Retry-After": str(AGAIN)}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as a client gets to know it. `type` is a word that a program can test."""
+
+    status: int
+    type: str
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Shape = Callable[[Problem], Any]  # the JSON that says it
+Shapes = Mapping[str, Shape]  # how a path begins -> what errors look like there
+
+# The first that fits; a KbqaError that is not among them is a fault of this side.
+_STATUS: tuple[tuple[type[KbqaError], int], ...] = (
+    (QuestionError, 400),
+    (UnknownKnowledgeBase, 404),
+    (DocumentError, 422),
+    (KnowledgeBaseBusy, 503),
+    (IndexMismatch, 503),
+    (RegistryError, 503),
+    (GeneratorBusy, 503),
+    (GeneratorError, 502),
+    (KbqaError, 500),
+)
+
+
+def native_shape(problem: Problem) -> dict[str, Any]:
+    return {"error": {"type": problem.type, "message": problem.message}}
+
+
+def shaped(problem: Problem, path: str, shapes: Shapes) -> Any:
+    shape = next((shape for start, shape in shapes.items() if path.startswith(start)), native_shape)
+    return shape(problem)
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What `error` is to a client. Of one that nobody foresaw it is told nothing but that it happened."""
+    match error:
+        case RequestError():
+            return Problem(error.status, type(error).__name__, str(error), error.headers)
+        case KbqaError():
+            status = next(status for kind, status in _STATUS if isinstance(error, kind))
+            busy = isinstance(error, GeneratorBusy | KnowledgeBaseBusy)
+            return Problem(status, type(error).__name__, str(error), {"Retry-After": str(AGAIN)} if busy else {})
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException():
+            name = HTTPStatus(error.status_code).phrase
+            return Problem(error.status_code, name.replace(" ", ""), str(error.detail), dict(error.headers or {}))
+    return Problem(500, "InternalError", "something went wrong in the service; its log says what")
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    """One line for all that is wrong with a request: `question: Field required`."""
+    first: list[str] = []
+    for fault in error.errors():
+        if fault["type"] == "json_invalid":
+            why = fault.get("ctx", {}).get("error", "")
+            return Problem(400, "InvalidRequest", f"the body is not valid JSON: {why}")
+        where = ".".join(str(part) for part in fault["loc"] if part != "body") or "the body"
+        first.append(f"{where}: {fault['msg']}")
+    shown = "; ".join(first[:5]) + (f"; and {len(first) - 5} more" if len(first) > 5 else "")
+    return Problem(422, "InvalidRequest", shown)

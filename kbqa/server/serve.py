@@ -1,0 +1,192 @@
+"""`kbqa serve`: the service as a process, or several, that starts with a clear word or not at all and ends gently."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from kbqa.config import Config, Home, find_home, load_config
+from kbqa.errors import ConfigError
+from kbqa.registry import FILE, Database, KeyRing
+from kbqa.server.auth import is_loopback
+from kbqa.server.logs import log_to_stderr
+from kbqa.server.metrics import SHARED
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["application", "serve"]
+
+IN_PROCESS = ("chatglm", "transformers")  # kinds of generators that hold a model's weights
+WITH_TORCH = (*IN_PROCESS, "sentence-transformers")
+BACKLOG = 2048
+
+
+def serve(home: Home, config: Config, workers: int, say: Callable[[str], None]) -> None:
+    """Listens as `config.server` says until it is told to stop; `say` hears the address when it answers there.
+
+    ConfigError when it must not listen there, cannot, or cannot be several.
+    """
+    _check_keys(home, config)
+    _check_workers(config, workers)
+    _set_threads(config)
+    log_to_stderr()
+    listener = _listener(config.server.host, config.server.port)
+    address = _address(listener)
+    try:
+        if workers == 1:
+            _serve_alone(home, config, listener, lambda: say(address))
+        else:
+            _serve_together(home, config, workers, listener, lambda: say(address))
+    finally:
+        listener.close()
+
+
+def application() -> FastAPI:
+    """The application of one of several processes, which finds all it needs in the environment."""
+    log_to_stderr()
+    home = find_home()
+    return _application(home, load_config(home))
+
+
+def _application(home: Home, config: Config) -> FastAPI:
+    """Imports what is heavy, which must not happen before `_set_threads`."""
+    from kbqa.build import Installation
+    from kbqa.server.app import create_app
+    from kbqa.server.service import Service
+
+    return create_app(Service(Installation(home, config)))
+
+
+def _check_keys(home: Home, config: Config) -> None:
+    host = config.server.host
+    if is_loopback(host):
+        return
+    database = Database(home.vectorstore / FILE)
+    try:
+        if KeyRing(database).all():
+            return
+    finally:
+        database.close()
+    raise ConfigError(
+        f"{host} can be reached from other machines, and there is no key yet: everybody could ask everything; make one "
+        "with `kbqa key add NAME`, or listen on 127.0.0.1"
+    )
+
+
+def _check_workers(config: Config, workers: int) -> None:
+    kind = config.generator.kind
+    if workers > 1 and kind in IN_PROCESS:
+        raise ConfigError(
+            f"--workers {workers} would load the model of generator.kind {kind} {workers} times; use one worker (it "
+            "answers many at once), or let a server hold the model (kind: openai)"
+        )
+
+
+def _set_threads(config: Config) -> None:
+    """Many requests at once keep the processors busy: libraries need not divide one among several. Models do.
+
+    Libraries read this once, while they are loaded.
+    """
+    if {config.generator.kind, config.embedder.kind}.isdisjoint(WITH_TORCH) and config.retrieval.reranker is None:
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(variable, "1")
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Bound before anything is loaded, so that a port that is taken is known at once."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError(f"{host} is no address of this machine ({error.strerror}); see --host") from error
+    family, _, _, _, where = found[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name != "nt":  # there it would let two programs have one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+        listener.set_inheritable(True)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"{host}:{port} cannot be listened on: {error.strerror}; choose another --port, or stop what listens there"
+        ) from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _settings(config: Config, workers: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        "kbqa.server.serve:application",
+        factory=True,
+        workers=workers,
+        log_config=None,  # what there is to say goes through our own
+        access_log=False,
+        server_header=False,
+        ws="none",
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=config.server.shutdown_seconds,
+    )
+
+
+def _serve_alone(home: Home, config: Config, listener: socket.socket, started: Callable[[], None]) -> None:
+    settings = _settings(config, 1)
+    settings.app, settings.factory = _application(home, config), False
+    with _gentle_signals():
+        _Server(settings, started).run([listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._say = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._say()
+
+
+def _serve_together(
+    home: Home, config: Config, workers: int, listener: socket.socket, started: Callable[[], None]
+) -> None:
+    """Each process reads the configuration itself; what the command line changed goes through the environment."""
+    from kbqa.build import Installation
+
+    installation = Installation(home, config)
+    os.environ["KBQA_HOME"] = str(home.folder)
+    os.environ["KBQA_SERVER__HOST"] = config.server.host
+    _ = installation.embedder, installation.generator  # what they cannot do either is said here, once
+    with tempfile.TemporaryDirectory(prefix="kbqa-metrics-", ignore_cleanup_errors=True) as figures:
+        os.environ[SHARED] = figures
+        settings = _settings(config, workers)
+        started()
+        Multiprocess(settings, sockets=[listener]).run()
+
+
+@contextmanager
+def _gentle_signals() -> Iterator[None]:
+    """uvicorn ends gently and then sends itself the signal once more, for others to end by: here that is the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,209 @@
+"""What all dialects talk to: the bases, opened once and shared, the generator, the keys, and what is written down.
+
+Everything here that touches a base blocks: it is run in a thread, by `run` when it is short and by `answer` else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Generating
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from kbqa.config import ingest_command
+from kbqa.errors import ConfigError, KbqaError, UnknownKnowledgeBase
+from kbqa.fields import base_fields, passport_fields
+from kbqa.registry import FILE, Database, KeyRing
+from kbqa.server.auth import Door
+from kbqa.server.logs import AuditLog, Trace
+from kbqa.server.metrics import Metrics
+from kbqa.server.stream import Feed
+from kbqa.types import Answer, Piece, Sentence, Turn
+
+if TYPE_CHECKING:
+    from kbqa.build import Installation
+    from kbqa.chain import KnowledgeBase
+    from kbqa.retriever import Retrieval
+    from kbqa.store import Store
+
+__all__ = ["Part", "Service"]
+
+T = TypeVar("T")
+Part = Piece | Sentence | Answer
+
+
+class Service:
+    """One installation in one process. Raises what its generator does when config.yaml names one that cannot be."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+        self.config = installation.config.server
+        self.generator = installation.generator
+        self.database = Database(installation.home.vectorstore / FILE)
+        self.keys = KeyRing(self.database)
+        self.door = Door(self.keys, self.config)
+        self.metrics = Metrics()
+        audit = self.config.audit_log
+        self.audit = AuditLog(installation.home.folder / audit if audit else None, self.config.log_questions)
+        self._workers = ThreadPoolExecutor(self.config.threads, "kbqa-work")
+        quotes = installation.config.generator.kind == "extractive"  # which takes a processor; a model's answer waits
+        self._places = asyncio.Semaphore(self.config.threads if quotes else self.config.concurrent_requests)
+        self._stores: dict[str, Store] = {}
+        self._ready: dict[str, KnowledgeBase] = {}
+        self._opening: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            stores, self._stores = self._stores, {}
+        for store in stores.values():
+            store.close()
+        self.database.close()
+        if callable(close := getattr(self.generator, "close", None)):
+            close()
+
+    def body_limit(self, path: str) -> int:
+        """Bytes that the body of a request to `path` may have."""
+        return self.config.max_body_mb * 2**20
+
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        """`work` in one of the threads for what is short; it waits for one in line."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
+
+    # --- bases (these block) -----------------------------------------------------------------------------------------
+
+    def base(self, name: str) -> KnowledgeBase:
+        """Ready to be asked. UnknownKnowledgeBase, or IndexMismatch when it was built with other parts than today's.
+
+        Another process may rebuild, restore or delete it at any time: that is looked for here, and the store itself
+        follows what is written to it.
+        """
+        name, store = self._store(name)
+        try:
+            self.installation.check_fits(name, store.passport)
+        except UnknownKnowledgeBase:
+            self._forget(name)
+            raise _unknown(name) from None
+        base = self._ready.get(name)
+        if base is None or base.store is not store:
+            base = self.installation.knowledge_base(name, store, self.installation.synonyms(name))
+            self._ready[name] = base
+        return base
+
+    def bases(self, sees: Callable[[str], bool]) -> list[dict[str, Any]]:
+        """What there is, built or not; one that cannot be opened does not hide the others."""
+        built = [self._summary(name) for name in self.installation.bases() if sees(name)]
+        waiting = [base_fields(name, None) for name in self.installation.unbuilt() if sees(name)]
+        return built + waiting
+
+    def show(self, name: str) -> dict[str, Any]:
+        name, store = self._store(name)
+        try:
+            return {**base_fields(name, store.counts()), "passport": passport_fields(store.passport)}
+        except UnknownKnowledgeBase:
+            self._forget(name)
+            raise _unknown(name) from None
+
+    def _summary(self, name: str) -> dict[str, Any]:
+        try:
+            return base_fields(name, self._store(name)[1].counts())
+        except (KbqaError, OSError) as error:
+            self._forget(name)
+            unknown = dict.fromkeys(("documents", "failed", "chunks", "bytes"))
+            return {"name": name, "built": True, **unknown, "error": str(error)}
+
+    def _store(self, name: str) -> tuple[str, Store]:
+        """The base as it lies on disk, under its checked name; opened by the first who asks."""
+        try:
+            name = self.installation.name(name)
+        except ConfigError:
+            raise _unknown(name) from None
+        with self._lock:
+            if store := self._stores.get(name):
+                return name, store
+            opening = self._opening.setdefault(name, threading.Lock())
+        with opening:
+            with self._lock:
+                store = self._stores.get(name)
+            if store is None:
+                if name not in self.installation.bases():
+                    raise self._not_there(name)
+                store = self.installation.store(name)
+                with self._lock:
+                    self._stores[name] = store
+        return name, store
+
+    def _not_there(self, name: str) -> UnknownKnowledgeBase:
+        if name in self.installation.unbuilt():
+            return UnknownKnowledgeBase(f"{name} has not been built yet; run `{ingest_command(name)}`")
+        return _unknown(name)
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            store = self._stores.pop(name, None)
+            self._opening.pop(name, None)
+        if store:
+            store.close()
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    async def search(self, trace: Trace, base: str, question: str, k: int | None = None) -> Retrieval:
+        trace.base = base
+        return await self.run(self._search, trace, base, question, k)
+
+    def _search(self, trace: Trace, base: str, question: str, k: int | None) -> Retrieval:
+        start = time.perf_counter()
+        found = self.base(base).search(question, k)
+        self.metrics.stage_seconds.labels("search").observe(time.perf_counter() - start)
+        documents = list(dict.fromkeys(hit.chunk.source for hit in found.hits))
+        self.audit.write(trace, "search", base, question, documents=documents)
+        return found
+
+    async def answer(self, trace: Trace, base: str, question: str, history: Sequence[Turn] = ()) -> Feed[Part]:
+        """What `KnowledgeBase.stream` yields, the Answer last. Whoever asked for it closes it."""
+        trace.base = base
+        return await Feed.start(lambda: self._answer(trace, base, question, history), self._places)
+
+    def _answer(self, trace: Trace, base: str, question: str, history: Sequence[Turn]) -> Iterator[Part]:
+        start, spoken, outcome = time.perf_counter(), False, "cancelled"
+        try:
+            parts = cast("Generating[Part, None, None]", self.base(base).stream(question, history))
+            with closing(parts):
+                for part in parts:
+                    if not spoken:
+                        self.metrics.stage_seconds.labels("first").observe(time.perf_counter() - start)
+                        spoken = True
+                    if isinstance(part, Answer):
+                        outcome = "grounded" if part.grounded else "refused"
+                        self.metrics.stage_seconds.labels("answer").observe(time.perf_counter() - start)
+                        documents = list(dict.fromkeys(citation.source for citation in part.citations))
+                        self.audit.write(trace, "ask", base, question, documents=documents, grounded=part.grounded)
+                    yield part
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            self.metrics.answers.labels(outcome).inc()
+
+    def warm(self) -> None:
+        """Loads what the first question would wait for; it is no matter when that fails, the question will tell."""
+        with suppress(KbqaError, OSError):
+            built = self.installation.bases()
+            default = self.installation.config.knowledge.default
+            if built:
+                self.base(default if default in built else built[0]).search("什么")
+
+    def check_ready(self) -> None:
+        """Raises what is in the way of answering: keys that cannot be read, a folder that is not there any more."""
+        self.keys.by_digest()
+        self.installation.bases()
+
+
+def _unknown(name: str) -> UnknownKnowledgeBase:
+    """Says nothing of the others, which the caller may not be allowed to know of."""
+    return UnknownKnowledgeBase(f"there is no knowledge base {name!r}")
