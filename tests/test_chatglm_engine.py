@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -256,6 +260,57 @@ def test_an_error_of_the_engine_itself_leaves_nobody_waiting(decoder, monkeypatc
         with pytest.raises(GeneratorError, match="a mistake in our own code"):
             all_of(engine, job)
         assert all_of(engine, job) == wanted
+
+
+@pytest.mark.parametrize("broken", ["begin", "read", "write"])
+def test_a_mistake_on_any_way_leaves_nobody_waiting(decoder, monkeypatch, broken):
+    """Whoever it hits hears of it, and who comes next is answered."""
+    work, failed = getattr(Runner, broken), []
+
+    def once(self, *given):
+        if not failed:
+            failed.append(True)
+            raise KeyError("a mistake in our own code")
+        return work(self, *given)
+
+    job = Job(prompt(decoder, 4, 5), GREEDY, most=5, stops=frozenset())
+    wanted = alone(decoder, job)
+    monkeypatch.setattr(Runner, broken, once)
+    with engine_of(decoder, slots=1) as engine:
+        first, second = at_once(engine, [job, job])
+        assert wanted in (first, second)
+        assert any("a mistake in our own code" in str(result) for result in (first, second))
+
+
+def test_an_engine_that_cannot_go_on_ends_everybody_s_waiting(decoder, monkeypatch):
+    def broken(self):
+        raise KeyError("a mistake in our own code")
+
+    monkeypatch.setattr(Engine, "_sweep", broken)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # it is told there
+    job = Job(prompt(decoder, 4, 5), GREEDY, most=5, stops=frozenset())
+    with engine_of(decoder) as engine:
+        assert all("shutting down" in str(result) for result in at_once(engine, [job, job]))
+
+
+ENDS = """
+import torch
+from test_chatglm_engine import GREEDY, V2, Engine, Job, decoder_of
+
+torch.set_num_threads(1)
+ids = Engine(decoder_of(V2)).write(Job([1, 2], GREEDY, 100_000, frozenset()))
+print(next(ids) >= 0)
+"""
+
+
+def test_a_program_may_end_in_the_midst_of_an_answer():
+    """A thread that is cut off within torch would take the process down with SIGABRT."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True", "")
 
 
 def test_hundreds_of_requests_leave_the_memory_where_it_was(decoder):

@@ -10,6 +10,7 @@ Knows ids, not text.
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import deque
@@ -121,6 +122,7 @@ class Engine:
             thread = self._thread
         if thread is not None:
             thread.join()
+        atexit.unregister(self.close)
 
     @property
     def load(self) -> tuple[int, int]:
@@ -139,26 +141,35 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="chatglm-engine", daemon=True)
                 self._thread.start()
+                atexit.register(self.close)  # a thread that ends in the midst of torch takes the process down with it
             self._changed.notify()
 
     # --- the engine's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:  # whatever it was, nobody may wait for ever because of it
+            with self._changed:
+                self._closed = True
+            for ticket in (*self._running, *self._queue):
+                ticket.out.put(GeneratorError("the model is shutting down"))
+
+    def _work(self) -> None:
+        """Until the engine is closed."""
         while True:
             with self._changed:
                 while not (self._queue or self._running or self._closed):
                     self._changed.wait()
                 if self._closed:
-                    break
+                    return
                 self._sweep()
                 self._admit()
             try:
                 self._step()
-            except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever because of it)
+            except Exception as error:  # noqa: BLE001  (the engine goes on for those who come next)
                 for ticket in list(self._running):
                     self._end(ticket, _foreign(error))
-        for ticket in (*self._running, *self._queue):
-            ticket.out.put(GeneratorError("the model is shutting down"))
 
     def _step(self) -> None:
         reading = [ticket for ticket in self._running if ticket.sequence is not None and ticket.sequence.unread]
@@ -175,10 +186,10 @@ class Engine:
             slot = min(self._free)
             try:
                 ticket.sequence = self._runner.begin(slot, ticket.job.ids, ticket.job.prefix)
-            except (ModelError, RuntimeError) as error:
+                ticket.chooser = Chooser(ticket.job.sampling, ticket.job.ids, self._runner.device, ticket.job.rules)
+            except Exception as error:  # noqa: BLE001  (it is in no list any more: only this can tell who waits for it)
                 self._end(ticket, _foreign(error))
                 continue
-            ticket.chooser = Chooser(ticket.job.sampling, ticket.sequence.ids, self._runner.device, ticket.job.rules)
             self._free.remove(slot)
             self._running.append(ticket)
 
@@ -231,10 +242,8 @@ class Engine:
         if ticket in self._running:
             self._running.remove(ticket)
             assert ticket.sequence is not None
-            if isinstance(last, Exception):
-                self._runner.cache.clear(
-                    ticket.sequence.slot
-                )  # a value that is no number would spoil whoever comes next
+            if not isinstance(last, Ended):  # a value that is no number would spoil whoever comes next
+                self._runner.cache.clear(ticket.sequence.slot)
             self._free.append(ticket.sequence.slot)
         elif ticket in self._queue:
             self._queue.remove(ticket)

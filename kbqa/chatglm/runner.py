@@ -87,7 +87,7 @@ class Runner:
         """Gives each sequence its next token; (len(sequences), vocabulary) logits of what follows.
 
         All slots between the first and the last of them are computed, so keep them close together. A slot between that
-        is not named gets a dummy in the next column of its own, where its own next token goes anyway.
+        is not named gets a dummy in the last column of the cache, so its own sequence must not have come that far.
         """
         first = min(sequence.slot for sequence in sequences)
         count = max(sequence.slot for sequence in sequences) - first + 1
