@@ -19,12 +19,13 @@ class Stopper:
         self.hit = False
 
     def add(self, text: str) -> str:
-        """The text that may be shown now."""
+        """The text that may be shown now; none any more once a stop string has come."""
+        if self.hit:
+            return ""
         text = self._held + text
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if self.hit or found:
+        if found := [at for stop in self._stop if (at := text.find(stop)) >= 0]:
             self.hit, self._held = True, ""
-            return text[: min(found)] if found else ""
+            return text[: min(found)]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
