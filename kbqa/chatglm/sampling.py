@@ -16,6 +16,7 @@ from kbqa.errors import GeneratorError, ModelError
 
 __all__ = ["Chooser", "Rules", "Sampling"]
 
+COLD = 1e-5  # a lower temperature is as good as 0, and logits divided by it could leave the range of float32
 HEAD = 1024  # best tokens that hold the nucleus nearly always, so that the whole vocabulary need not be sorted
 
 
@@ -33,7 +34,8 @@ class Sampling:
         allowed = {
             "temperature": (0 <= self.temperature <= 100, "from 0 (greedy) to 100"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "top_k": (isinstance(self.top_k, int) and self.top_k >= 0, "0 (off), or a whole number above 0"),
+            "seed": (self.seed is None or isinstance(self.seed, int), "a whole number"),
             "repetition_penalty": (0 < self.repetition_penalty <= 10, "above 0 and at most 10; 1 is off"),
         }
         for name, (good, range_) in allowed.items():
@@ -84,7 +86,7 @@ class Chooser:
             logits = logits.index_copy(0, ids, torch.where(held > 0, held / penalty, held * penalty))
         if self._rules:
             logits = self._rules.masked(logits)
-        chosen = int(logits.argmax()) if sampling.temperature == 0 else self._draw(logits / sampling.temperature)
+        chosen = int(logits.argmax()) if sampling.temperature < COLD else self._draw(logits / sampling.temperature)
         if self._rules:
             self._rules.accept(chosen)
         if sampling.repetition_penalty != 1:
