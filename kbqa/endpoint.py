@@ -182,7 +182,7 @@ class Reply:
         text = body[:ERROR_BODY].decode("utf-8", "replace")
         try:
             return self._endpoint.redacted(complaint_of(json.loads(text)))
-        except ValueError:
+        except (ValueError, RecursionError):
             return self._endpoint.redacted(text)
 
     def finish(self) -> None:
@@ -273,7 +273,16 @@ def _proxy(section: str, address: SplitResult) -> SplitResult | None:
     named = given.get(address.scheme) or given.get("all")
     if not named or _is_here(host) or proxy_bypass(host):
         return None
-    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    try:
+        proxy = urlsplit(named if "://" in named else f"http://{named}")
+        usable = bool(proxy.hostname) and (proxy.port is None or proxy.port > 0)
+    except ValueError:  # a bracket or a port that is none; the address itself may hold a password
+        usable = False
+    if not usable:
+        raise ConfigError(
+            f"{section}.base_url would be reached through the proxy in {address.scheme}_proxy, which is no address of "
+            f"one; correct it, or put {host} into no_proxy"
+        )
     if proxy.scheme != "http":
         raise ConfigError(
             f"{section}.base_url would be reached through a {proxy.scheme} proxy, which kbqa does not speak; "

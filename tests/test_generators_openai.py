@@ -302,6 +302,8 @@ def test_a_schema_is_asked_for_and_prose_in_its_place_is_an_error(chat_server):
         (events(delta("十"), "[DONE]"), ["broke off in the middle"]),
         (raw(encoded([delta("十"), delta(finish="stop")])[:-1]), ["broke off in the middle"]),
         (raw(b"data: \xff\n\n"), ["not with text that can be read"]),
+        (raw(b"data: " + b"[" * 100_000 + b"\n\n"), ["not with JSON ([[["]),
+        (refusal(500, b"[" * 50_000), ["500 [[["]),
     ],
 )
 def test_an_error_names_the_server_and_what_it_says(chat_server, step, words):
@@ -490,6 +492,15 @@ def test_a_proxy_that_kbqa_does_not_speak_is_named(monkeypatch):
         monkeypatch.setenv(name, "socks5://127.0.0.1:1080")
     with pytest.raises(ConfigError, match=r"socks5 proxy.*no_proxy"):
         OpenAIGenerator("https://gpu-box.example/v1", "glm")
+
+
+@pytest.mark.parametrize("proxy", ["http://me:secret@proxy:80a", "http://", "proxy:99999", "http://[::1"])
+def test_a_proxy_that_is_no_address_is_named_without_being_shown(monkeypatch, proxy):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(ConfigError, match=r"proxy in http_proxy.*no_proxy") as caught:
+        OpenAIGenerator("http://gpu-box.example/v1", "glm")
+    assert "secret" not in str(caught.value)
 
 
 # --- others ----------------------------------------------------------------------------------------------------------

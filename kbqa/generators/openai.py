@@ -22,6 +22,7 @@ __all__ = ["OpenAIGenerator"]
 BUSY = {429, 503}
 SHORTER = "lower prompt.max_characters or prompt.history_turns"
 OWN = {"messages", "model", "response_format", "stop", "stream", "stream_options", "tools"}
+NO_JSON = object()
 _LENGTH = {"length", "max_tokens"}
 _FAILED = {"abort", "cancelled", "content_filter", "error", "insufficient_system_resource"}  # no whole answer
 
@@ -174,7 +175,12 @@ class _Answer:
             raise UnexpectedAnswer("broke off in the middle of its answer")
         if self._finish in _FAILED:
             raise UnexpectedAnswer(f"did not finish its answer: {self._finish}")
-        if self._json is not None and not self._calls and self.finish == "stop" and not _is_json("".join(self._json)):
+        if (
+            self._json is not None
+            and not self._calls
+            and self.finish == "stop"
+            and _from_json("".join(self._json)) is NO_JSON
+        ):
             raise UnexpectedAnswer("answered in prose where JSON was asked for; it does not heed response_format")
 
     def _data(self, reply: Reply) -> Iterator[str]:
@@ -192,18 +198,14 @@ class _Answer:
             raise UnexpectedAnswer(f"answered, but not with text that can be read: {error}") from error
 
     def _parsed(self, data: str) -> dict[str, Any]:
-        try:
-            parsed = json.loads(data)
-        except ValueError:
-            parsed = None
+        parsed = _from_json(data)
         if not isinstance(parsed, dict):
             said = self._endpoint.redacted(data)[:100]
             raise UnexpectedAnswer(f"answered, but not with JSON ({said}); does generator.base_url end in /v1?")
-        said = self._endpoint.redacted(complaint_of(parsed))
-        if parsed.get("error"):
-            raise UnexpectedAnswer(f"failed: {said}")
-        if not isinstance(parsed.get("choices"), list):
-            raise UnexpectedAnswer(f"answered, but not as a chat endpoint does: {said}")
+        failed = bool(parsed.get("error"))
+        if failed or not isinstance(parsed.get("choices"), list):
+            said = self._endpoint.redacted(complaint_of(parsed))
+            raise UnexpectedAnswer(f"{'failed' if failed else 'answered, but not as a chat endpoint does'}: {said}")
         return parsed
 
     def _heard(self, chunk: Mapping[str, Any]) -> Iterator[str]:
@@ -240,10 +242,7 @@ class _Answer:
         if self.finish == "length" and self._calls:
             raise UnexpectedAnswer("broke off in the middle of a tool call: max_tokens is too small for it")
         for call in self._calls:
-            try:
-                arguments = json.loads(call["arguments"] or "{}")
-            except ValueError:
-                arguments = None
+            arguments = _from_json(call["arguments"] or "{}")
             if not isinstance(arguments, dict):
                 said = self._endpoint.redacted(call["arguments"])
                 raise UnexpectedAnswer(f"calls {call['name']} with arguments that are no JSON object: {said}")
@@ -266,12 +265,12 @@ def _message(message: Message) -> dict[str, Any]:
     return said
 
 
-def _is_json(text: str) -> bool:
+def _from_json(text: str) -> Any:
+    """NO_JSON for what is none, or is nested so deeply that nobody means it."""
     try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return NO_JSON
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
