@@ -159,6 +159,14 @@ def test_a_folder_that_is_there_is_never_overwritten(tiny):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_an_empty_folder_may_be_filled_from_within(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    make_tiny("chatglm2", Path())
+    assert load_chatglm(tmp_path / "mine").family == "chatglm2"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_fitting_makes_the_answers_of_the_text_likely(tmp_path):
     """A minute of it makes a model that answers; these few seconds show that it is on the way."""
     question, answer = "重复：公司的仓库", "公司的仓库在上海路8号。"
@@ -569,6 +577,21 @@ def test_an_index_that_makes_no_sense_is_named(copy, content):
         load_chatglm(folder)
 
 
+@pytest.mark.parametrize("content", [b"", b"\x80\x02.", b"\x80\x02]q\x00.", b"PK\x03\x04"])
+def test_a_file_that_holds_no_tensors_is_named(copy, content):
+    folder = copy("chatglm2")
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin.* (is damaged or cut off|does not hold tensors)"):
+        load_chatglm(folder)
+
+
+def test_tensors_without_a_name_are_refused(copy):
+    folder = copy("chatglm2")
+    edit_bin(folder / "pytorch_model.bin", lambda tensors: tensors.update({7: torch.ones(1)}))
+    with pytest.raises(ModelError, match="no file of model weights"):
+        load_chatglm(folder)
+
+
 class Evil:
     """What a file of weights could hold and must never be run."""
 
@@ -596,6 +619,8 @@ def test_a_pickle_in_a_file_of_weights_is_refused_and_not_run(copy, tmp_path):
         ({"hidden_size": "64"}, "hidden_size is '64'"),
         ({"multi_query_group_num": 3}, "4 heads cannot be shared by 3 groups"),
         ({"layernorm_epsilon": 0}, "layernorm_epsilon is 0"),
+        ({"rope_ratio": math.inf}, "rope_ratio is inf"),
+        ({"rope_ratio": 10**400}, "rope_ratio is 1000"),
         ({"rmsnorm": False}, "rmsnorm is False"),
         ({"quantization_bit": 3}, "quantization_bit is 3"),
         ({"quantization_bit": 8}, "is stored as torch.float16, but config.json says quantization_bit 8"),
@@ -621,6 +646,42 @@ def test_a_folder_that_does_not_tell_its_family_asks_for_it(copy):
     assert load_chatglm(folder, family="chatglm2").family == "chatglm2"
     with pytest.raises(ModelError, match="'chatglm4' is not a family"):
         load_chatglm(folder, family="chatglm4")
+
+
+def test_json_that_is_nested_without_end_is_an_error_of_one_line(copy):
+    folder = copy("chatglm2")
+    (folder / "config.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+        load_chatglm(folder)
+
+
+def test_a_list_of_end_tokens_does_not_make_a_chatglm3_a_glm_4(copy):
+    """As many write it into the config, so that an answer ends where the user's turn begins."""
+    folder = copy("chatglm3")
+    edit_config(folder, eos_token_id=[2, 646])
+    assert load_chatglm(folder).architecture.eos == (2, 646)
+    assert load_chatglm(folder).family == "chatglm3"
+    edit_config(folder, _name_or_path=...)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "ChatGLMTokenizer"}', encoding="utf-8")
+    assert load_chatglm(folder, family="chatglm3").family == "chatglm3"
+
+
+def test_the_name_of_a_folder_tells_its_family_however_it_is_reached(copy, tmp_path, monkeypatch):
+    folder = copy("chatglm3").rename(tmp_path / "chatglm3-6b-客服")
+    edit_config(folder, _name_or_path=...)
+    (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    assert what_is(Path()).architecture.family == "chatglm3"
+
+
+def test_ways_to_stretch_positions_that_the_engine_does_not_know_are_refused(converted, tmp_path):
+    """By their present and by their former name in config.json."""
+    folder = shutil.copytree(converted("glm4"), tmp_path / "x")
+    for name, kind in (("rope_parameters", "rope_type"), ("rope_scaling", "rope_type"), ("rope_scaling", "type")):
+        edit_config(folder, rope_parameters=None, rope_scaling=None)
+        edit_config(folder, **{name: {kind: "yarn", "factor": 4.0}})
+        with pytest.raises(ModelError, match="rope_type is 'yarn'"):
+            load_chatglm(folder)
 
 
 def test_a_converted_folder_of_a_family_that_cannot_be_is_refused(converted, tmp_path):
@@ -652,6 +713,8 @@ def test_no_folder_at_all_is_an_error_that_says_what_can_be_done(tmp_path):
         load_chatglm(tmp_path / "nowhere")
     with pytest.raises(ModelError, match="kbqa model download"):
         load_chatglm("THUDM/no-such-model")
+    with pytest.raises(ModelError, match=r"no model folder models.nothing$"):
+        load_chatglm("./models/nothing")
 
 
 # --- prefixes and prompts that do not fit ----------------------------------------------------------------------------
@@ -661,6 +724,18 @@ def write_prefix(folder: Path, rows: int, width: int) -> Path:
     folder.mkdir()
     torch.save({"transformer.prefix_encoder.embedding.weight": torch.randn(rows, width)}, folder / "pytorch_model.bin")
     return folder
+
+
+def test_the_prefix_that_a_model_was_loaded_with_is_not_replaced_by_one_of_any_name(tiny, tmp_path):
+    a = load_chatglm(tiny("chatglm2")).architecture
+    width = 2 * a.layers * a.groups * a.head_dim
+    model = load_chatglm(tiny("chatglm2"), prefix=write_prefix(tmp_path / "first", 5, width))
+    ids = prompts(model)[0]
+    before = model.logits([ids])[0]
+    for name in ("prefix", ""):
+        model.load_prefix(name, write_prefix(tmp_path / f"another {name}", 5, width))
+        assert torch.equal(model.logits([ids])[0], before)
+        assert not torch.equal(model.logits([ids], adapter=name)[0], before)
 
 
 def test_a_prefix_of_the_model_is_used_and_one_of_another_is_refused(tiny, tmp_path):

@@ -25,6 +25,7 @@ Layout = Literal["chatglm", "glm"]
 DType = Literal["float32", "float16", "bfloat16"]
 
 ROPE_BASE = 10_000.0
+MOST = float(2**53)  # of a number in config.json; JSON has infinity and numbers that no float can hold
 
 _MARKS: dict[str, Family] = {"glm-4": "glm4", "glm4": "glm4", "chatglm3": "chatglm3", "chatglm2": "chatglm2"}
 
@@ -53,8 +54,6 @@ class Architecture:
     rotary: int = 0  # channels of a head that are rotated
     bits: Literal[4, 8] | None = None  # of the stored weights, when they are quantized
     quantized_embeddings: bool = False
-    prefix_length: int = 0  # of a P-Tuning v2 prefix that was trained with this config
-    prefix_projection: bool = False
     mask: int = -1  # ChatGLM-6B: the ids that its positions depend on
     gmask: int = -1
     sop: int = -1
@@ -116,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path.parent} has no {path.name}: it is no model folder, or its download is incomplete"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} does not hold a JSON object")
@@ -131,12 +130,14 @@ def _family(folder: Path, config: Mapping[str, Any]) -> Family | None:
         return "chatglm"
     tokenizer = folder / "tokenizer_config.json"
     said = tokenizer.read_text(encoding="utf-8", errors="replace") if tokenizer.is_file() else ""
-    if "ChatGLM4Tokenizer" in said or isinstance(config.get("eos_token_id"), list):
+    if "ChatGLM4Tokenizer" in said:
         return "glm4"
-    names = [str(config.get("_name_or_path", "")), said, folder.name]
+    names = [str(config.get("_name_or_path", "")), said, folder.name, folder.resolve().name]
     for mark, family in _MARKS.items():
         if any(mark in name.lower() for name in names):
             return family
+    if isinstance(config.get("eos_token_id"), list) and "ChatGLMTokenizer" not in said:
+        return "glm4"  # a list alone does not tell: it is also how ChatGLM3's roles are made to end an answer
     return "chatglm3" if "<|observation|>" in said else None
 
 
@@ -174,7 +175,7 @@ class _Values:
 
     def number(self, *names: str, default: float | None = None) -> float:
         value = self._first(names, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST:
             raise ModelError(f"{self.path}: {names[0]} is {value!r}, it must be a number above 0")
         return float(value)
 
@@ -210,10 +211,6 @@ class _Values:
             raise ModelError(f"{self.path}: torch_dtype is {said!r}, it must be one of {', '.join(get_args(DType))}")
         return dtype
 
-    def prefix(self) -> dict[str, Any]:
-        length = self.config.get("pre_seq_len") or 0
-        return {"prefix_length": int(length), "prefix_projection": bool(self.config.get("prefix_projection"))}
-
     def _first(self, names: tuple[str, ...], default: Any) -> Any:
         value = next((self.config[name] for name in names if self.config.get(name) is not None), default)
         if value is None:
@@ -246,7 +243,6 @@ def _v1(values: _Values) -> Architecture:
         mask=values.identifier("mask_token_id"),
         gmask=values.identifier("gmask_token_id"),
         sop=values.identifier("bos_token_id"),
-        **values.prefix(),
     )
 
 
@@ -286,7 +282,6 @@ def _v2(values: _Values, family: Family) -> Architecture:
         rope_scale=ratio if interpolated else 1.0,
         rotary=head_dim // 2,
         bits=values.bits(),
-        **values.prefix(),
     )
 
 
@@ -295,8 +290,8 @@ def _hf(values: _Values, family: Family) -> Architecture:
     values.refuse(hidden_act="silu", tie_word_embeddings=False)
     hidden, heads = values.count("hidden_size"), values.count("num_attention_heads")
     head_dim = values.count("head_dim", default=hidden // heads)
-    rope = values.config.get("rope_parameters") or {}
-    kind = rope.get("rope_type", "default")
+    rope = values.config.get("rope_parameters") or values.config.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default" if isinstance(rope, dict) else rope
     if kind not in ("default", "linear"):
         raise ModelError(
             f"{values.path}: rope_parameters.rope_type is {kind!r}; only 'default' and 'linear' are supported"

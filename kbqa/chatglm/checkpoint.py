@@ -26,6 +26,8 @@ from kbqa.errors import ModelError
 __all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names"]
 
 SINGLE = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
+# What torch.load raises for a file of which some bytes are wrong.
+DAMAGE = (RuntimeError, OSError, EOFError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Checkpoint:
@@ -95,13 +97,13 @@ def _bin(path: Path) -> Iterator[tuple[str, Tensor]]:
             if "mmap" not in str(error):
                 raise
             content = torch.load(path, map_location="cpu", weights_only=True)  # files from before torch 1.6
-    except (RuntimeError, OSError, EOFError, UnpicklingError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise ModelError(_damaged(path, error)) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} does not hold tensors by name")
     while content:
         name, tensor = content.popitem()
-        if not isinstance(tensor, Tensor):
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ModelError(f"{path}: {name} is no tensor; this is no file of model weights")
         yield name, tensor
 

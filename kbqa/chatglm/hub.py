@@ -19,7 +19,7 @@ from kbqa.importing import one_line
 __all__ = ["Source", "download", "find_model"]
 
 Source = Literal["modelscope", "huggingface"]
-ID = re.compile(r"([\w.-]+)/([\w.-]+?)(?:@([\w./-]+))?")  # organisation/name, perhaps @revision
+ID = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*?)(?:@([\w./-]+))?")  # organisation/name, perhaps @revision
 # What a model consists of. Its code is left where it is: nothing here runs it.
 PATTERNS = ["*.json", "*.bin", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md", "*LICENSE*"]
 

@@ -27,8 +27,6 @@ from kbqa.errors import ModelError
 
 __all__ = ["ChatGLM", "load"]
 
-OWN = "prefix"  # the name of the P-Tuning prefix that a model was loaded with
-
 
 class ChatGLM:
     """One model with its tokenizer, and the P-Tuning prefixes that have been loaded beside it.
@@ -41,7 +39,7 @@ class ChatGLM:
         self.architecture = architecture
         self.decoder = decoder
         self.tokenizer = tokenizer
-        self.prefixes: dict[str, Tensor] = {}
+        self.prefixes: dict[str | None, Tensor] = {}  # under None the one of calls that name none
         self.stops = frozenset(chat.stop_ids(tokenizer, architecture.eos))
         self._vocabulary: Vocabulary | None = None
 
@@ -49,16 +47,19 @@ class ChatGLM:
     def family(self) -> Family:
         return self.architecture.family
 
-    def load_prefix(self, name: str, path: str | Path) -> None:
-        """A P-Tuning checkpoint, for calls that say `adapter=name`. ModelError when it is of another model."""
+    def load_prefix(self, name: str | None, path: str | Path) -> None:
+        """A P-Tuning checkpoint, for calls that say `adapter=name`; None: for those that name no other.
+
+        ModelError when it is of another model.
+        """
         self.prefixes[name] = load_prefix(Path(path), self.architecture).to(self.decoder.device, self.decoder.dtype)
 
     def prefix(self, adapter: str | None) -> Tensor | None:
         """The prefix of that name; without a name the one that the model was loaded with, if any."""
         if adapter is None:
-            return self.prefixes.get(OWN)
+            return self.prefixes.get(None)
         if adapter not in self.prefixes:
-            known = ", ".join(self.prefixes) or "none"
+            known = ", ".join(filter(None, self.prefixes)) or "none"
             raise ModelError(f"no P-Tuning prefix {adapter!r} is loaded (loaded: {known})")
         return self.prefixes[adapter]
 
@@ -264,7 +265,7 @@ def load(
     decoder = load_decoder(folder, architecture, _dtype(dtype), device, quantize, exact)
     model = ChatGLM(architecture, decoder, tokenizer)
     if prefix is not None:
-        model.load_prefix(OWN, prefix)
+        model.load_prefix(None, prefix)
     return model
 
 

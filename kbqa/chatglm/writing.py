@@ -32,7 +32,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Until then it stands beside it as `<name>.partial`, and is removed when something goes wrong. ModelError when there
     is something at `folder` already.
     """
-    folder = folder.expanduser()
+    folder = folder.expanduser().resolve()  # "." has no name that another could stand beside
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} is there already; name a new folder, or remove it first")
     partial = folder.with_name(f"{folder.name}.partial")
