@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from kbqa import __version__
 from kbqa.errors import KbqaError
@@ -21,6 +21,7 @@ from kbqa.server.errors import Shapes, problem_of, shaped
 from kbqa.server.front import Front
 from kbqa.server.logs import log
 from kbqa.server.metrics import CONTENT_TYPE
+from kbqa.server.request import Json
 from kbqa.server.service import Service
 
 __all__ = ["create_app"]
@@ -66,7 +67,7 @@ async def _say(request: Request, error: Exception) -> Response:
     request.state.trace.error = problem.type
     if problem.status >= 500:
         log.error(f"{problem.type} in request {request.state.trace.id}: {error}")
-    return JSONResponse(shaped(problem, request.url.path, SHAPES), problem.status, dict(problem.headers))
+    return Json(shaped(problem, request.url.path, SHAPES), problem.status, dict(problem.headers))
 
 
 def _operations(app: FastAPI, service: Service) -> None:

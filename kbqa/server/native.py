@@ -6,40 +6,32 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from kbqa.fields import answer_fields, citation_fields, search_fields, sentence_fields
 from kbqa.server.auth import Caller, allow
 from kbqa.server.errors import native_shape, problem_of
 from kbqa.server.logs import Trace, log
-from kbqa.server.service import Part, Service
+from kbqa.server.request import ERRORS, Json, Text, service_of, trace_of
+from kbqa.server.service import Part
 from kbqa.server.stream import event, event_stream, last
 from kbqa.types import Answer, Piece, Sentence
 
-__all__ = ["ERRORS", "FIGURES", "UNREADY", "router"]
-
-
-class ErrorFields(BaseModel):
-    type: str
-    message: str
-
-
-class Error(BaseModel):
-    error: ErrorFields
+__all__ = ["FIGURES", "UNREADY", "router"]
 
 
 class AskRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    question: str = Field(examples=["年假有几天？"])
-    history: list[tuple[str, str]] = Field(default=[], max_length=100, description="Earlier questions and answers.")
+    question: Text = Field(examples=["年假有几天？"])
+    history: list[tuple[Text, Text]] = Field(default=[], max_length=100, description="Earlier questions and answers.")
     stream: bool = Field(default=False, description="Answer with Server-Sent Events.")
 
 
 class SearchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    question: str = Field(examples=["年假"])
+    question: Text = Field(examples=["年假"])
     k: int = Field(default=10, ge=1, le=1000, description="How many passages.")
 
 
@@ -119,22 +111,6 @@ class WholeBaseFields(BaseFields):
     passport: PassportFields
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": description}
-    for status, description in {
-        400: "The question cannot be asked, or the body is no JSON.",
-        401: "A key is needed, or this one is none.",
-        403: "The key does not open this base, or may not do this.",
-        404: "There is no such knowledge base.",
-        408: "The body did not come.",
-        413: "The body is too large.",
-        422: "A field is missing or not as it should be.",
-        429: "The key has sent too many requests; Retry-After says when to try again.",
-        500: "The service failed; its log says why.",
-        502: "The model failed.",
-        503: "All is busy (Retry-After says when to try again), or the base must be rebuilt.",
-    }.items()
-}
 _WITHOUT_BODY = {status: said for status, said in ERRORS.items() if status not in (400, 408, 413, 502)}
 UNREADY: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (500, 503)}
 FIGURES: dict[int | str, dict[str, Any]] = {
@@ -150,47 +126,37 @@ STREAM = {
 }
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-def _trace(request: Request) -> Trace:
-    trace: Trace = request.state.trace
-    return trace
-
-
 @router.get("/kb", response_model=BasesFields, responses=_WITHOUT_BODY, summary="The knowledge bases that you may use")
 async def list_bases(request: Request, caller: Reader) -> Response:
-    service = _service(request)
-    return JSONResponse({"bases": await service.run(service.bases, caller.sees)})
+    service = service_of(request)
+    return Json({"bases": await service.run(service.bases, caller.sees)})
 
 
 @router.get("/kb/{kb}", response_model=WholeBaseFields, responses=_WITHOUT_BODY, summary="What a base holds")
 async def show_base(kb: str, request: Request, caller: Reader) -> Response:
-    service = _service(request)
-    _trace(request).base = kb
-    return JSONResponse(await service.run(service.show, kb))
+    service = service_of(request)
+    trace_of(request).base = kb
+    return Json(await service.run(service.show, kb))
 
 
 @router.post("/kb/{kb}/search", response_model=SearchFields, responses=ERRORS, summary="The passages that are found")
 async def search(kb: str, body: SearchRequest, request: Request, caller: Reader) -> Response:
-    found = await _service(request).search(_trace(request), kb, body.question, body.k)
-    return JSONResponse(search_fields(body.question, found))
+    found = await service_of(request).search(trace_of(request), kb, body.question, body.k)
+    return Json(search_fields(body.question, found))
 
 
 @router.post(
     "/kb/{kb}/ask", response_model=AnswerFields, responses={**ERRORS, 200: STREAM}, summary="An answer with citations"
 )
 async def ask(kb: str, body: AskRequest, request: Request, caller: Reader) -> Response:
-    trace = _trace(request)
-    feed = await _service(request).answer(trace, kb, body.question, body.history)
+    trace = trace_of(request)
+    feed = await service_of(request).answer(trace, kb, body.question, body.history)
     if body.stream:
         return await event_stream(feed, _Events(), lambda error: _failed(trace, error))
     answer = await last(feed, request)
     if not isinstance(answer, Answer):
         raise AssertionError("a stream ends with an Answer")
-    return JSONResponse(answer_fields(answer))
+    return Json(answer_fields(answer))
 
 
 class _Events:

@@ -139,7 +139,7 @@ async def last(feed: Feed[T], request: Request) -> T:
 
 def event(name: str, data: Any) -> bytes:
     """One Server-Sent Event."""
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode(errors="replace")
 
 
 async def event_stream(

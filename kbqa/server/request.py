@@ -1,0 +1,69 @@
+"""What the handlers of every dialect share: who and what they talk to, text as it comes in, JSON as it goes out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Request
+from pydantic import AfterValidator, BaseModel
+from starlette.responses import JSONResponse
+
+from kbqa.server.logs import Trace
+
+if TYPE_CHECKING:
+    from kbqa.server.service import Service
+
+__all__ = ["ERRORS", "Error", "Json", "Text", "service_of", "trace_of"]
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def trace_of(request: Request) -> Trace:
+    trace: Trace = request.state.trace
+    return trace
+
+
+def _whole(text: str) -> str:
+    """Halves of characters, as JavaScript leaves them where it cuts a text, become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+
+
+class Json(JSONResponse):
+    """Any text can be in it, also what a client sent that is none."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+class ErrorFields(BaseModel):
+    type: str
+    message: str
+
+
+class Error(BaseModel):
+    error: ErrorFields
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Error, "description": description}
+    for status, description in {
+        400: "The question cannot be asked, or the body is no JSON.",
+        401: "A key is needed, or this one is none.",
+        403: "The key does not open this base, or may not do this.",
+        404: "There is no such knowledge base.",
+        408: "The body did not come.",
+        413: "The body is too large.",
+        422: "A field is missing or not as it should be.",
+        429: "The key has sent too many requests; Retry-After says when to try again.",
+        500: "The service failed; its log says why.",
+        502: "The model failed.",
+        503: "All is busy (Retry-After says when to try again), or the base must be rebuilt.",
+    }.items()
+}
