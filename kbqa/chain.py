@@ -125,8 +125,8 @@ class KnowledgeBase:
         while True:
             prompt = fill(question, shown, self.prompt.template)
             fits = not isinstance(self.generator, Measuring) or self.generator.fits(messages(prompt))
-            if fits or len(shown[0]) < LEAST:  # then it is the question that is too long, and the generator will say so
-                return shown, prompt
+            if fits or (len(shown) == 1 and len(shown[0]) < LEAST):
+                return shown, prompt  # where it still does not fit, the question is too long: the generator will say so
             shown = shown[:-1] if len(shown) > 1 else [shown[0][: len(shown[0]) * 3 // 4]]
 
     def add_documents(self, documents: Iterable[Document]) -> IngestReport:

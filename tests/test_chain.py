@@ -138,6 +138,18 @@ def test_a_generator_with_little_room_gets_fewer_passages_and_at_last_a_part_of_
     assert lengths[0] > 900 >= lengths[1] > 250 >= lengths[2] > 100
 
 
+def test_a_short_best_passage_does_not_keep_the_ones_after_it_in_the_prompt(kb):
+    model = Narrow(10**6, "3800元。")
+    kb = replace(kb, generator=model)
+    kb.ask("X200智能网关的标准价")
+    whole = model.requests[0].messages[-1].content
+    model.most = len(whole) - 1
+    kb.ask("X200智能网关的标准价")
+    shorter = model.requests[1].messages[-1].content
+    assert len(shorter) < len(whole) < 200  # so every passage is a short one
+    assert "X200 | 智能网关 | 3800" in shorter
+
+
 def test_a_question_too_long_for_the_generator_is_left_to_it(kb):
     model = Narrow(10, "十天。")
     assert replace(kb, generator=model).ask("年假有几天？").text == "十天。"
