@@ -542,6 +542,21 @@ def test_weights_that_do_not_fit_config_json_are_named(copy, change, said):
         load_chatglm(folder)
 
 
+def test_a_model_that_is_published_in_two_forms_needs_only_one_of_them(copy):
+    folder = copy("chatglm3")
+    plain = load_chatglm(folder).logits([[5, 6, 7]])[0]
+    index = json.loads((folder / "pytorch_model.bin.index.json").read_text(encoding="utf-8"))
+    others = {name: file.replace("pytorch_model", "model") for name, file in index["weight_map"].items()}
+    others = {name: file.replace(".bin", ".safetensors") for name, file in others.items()}
+    text = json.dumps(index | {"weight_map": others})
+    (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+    assert torch.equal(load_chatglm(folder).logits([[5, 6, 7]])[0], plain)
+    for path in folder.glob("*.bin"):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"lacks 3 of its 3 files of weights: model-00001"):
+        load_chatglm(folder)
+
+
 def test_a_missing_shard_is_named(copy):
     folder = copy("chatglm")
     (folder / "pytorch_model-00002-of-00003.bin").unlink()

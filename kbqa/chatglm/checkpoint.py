@@ -8,7 +8,7 @@ Nothing is unpickled but tensors (`weights_only=True`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,23 +31,21 @@ DAMAGE = (RuntimeError, OSError, EOFError, UnpicklingError, ValueError, LookupEr
 
 
 class Checkpoint:
-    """What tensors a folder holds, and in which files. ModelError when one of the files is missing."""
+    """What tensors a folder holds, and in which files. ModelError when one of the files is missing.
+
+    Some models are published as safetensors and as .bin; one of the two is enough.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._expected: dict[Path, set[str]] = {}  # file -> the tensors that the index says are in it
-        index = next((path for name in SINGLE if (path := folder / f"{name}.index.json").is_file()), None)
-        if index is None:
-            single = next((path for name in SINGLE if (path := folder / name).is_file()), None)
-            if single is None:
-                raise ModelError(
-                    f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index"
-                )
-            self._expected[single] = set()
-            return
-        for tensor, name in _weight_map(index).items():
-            self._expected.setdefault(folder / name, set()).add(tensor)
-        if missing := sorted(path.name for path in self._expected if not path.is_file()):
+        listed = [_listed(path) for name in SINGLE if (path := folder / f"{name}.index.json").is_file()]
+        choices = listed or [{path: set()} for name in SINGLE if (path := folder / name).is_file()]
+        if not choices:
+            raise ModelError(
+                f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index"
+            )
+        self._expected = next((it for it in choices if not _missing(it)), choices[0])
+        if missing := _missing(self._expected):
             raise ModelError(
                 f"{folder} lacks {len(missing)} of its {len(self._expected)} files of weights: {', '.join(missing)}; "
                 "download them again"
@@ -66,6 +64,18 @@ class Checkpoint:
                 yield name, tensor
             if absent := self._expected[path] - seen:
                 raise ModelError(f"{path} lacks {min(absent)} and {len(absent) - 1} more of its tensors")
+
+
+def _listed(index: Path) -> dict[Path, set[str]]:
+    """File -> the tensors that the index says are in it."""
+    files: dict[Path, set[str]] = {}
+    for tensor, name in _weight_map(index).items():
+        files.setdefault(index.parent / name, set()).add(tensor)
+    return files
+
+
+def _missing(files: Iterable[Path]) -> list[str]:
+    return sorted(path.name for path in files if not path.is_file())
 
 
 def _weight_map(index: Path) -> dict[str, str]:
