@@ -22,6 +22,7 @@ WEIGHTS = tuple(step / 20 for step in range(21))
 FIRST = 5  # documents: Recall@5 is what the passages of an answer are chosen by
 DEEP = 100  # chunks of each arm, as `measure_retrieval` looks at
 TOLERANCE = 0.003  # of Recall@5, that both arms together may lie below the better of the two
+NOISE = 0.0015  # of the mean: the standard error of a difference between two weights on the seven developer sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,11 @@ class FusionReport:
 
     @property
     def best(self) -> float | None:
-        """The weight with the highest mean among those that hold the rule, of equals the smallest; None: none does."""
+        """The smallest weight that holds the rule and is as good as the best of those by all that can be told (NOISE);
+        None: none holds it."""
         held = [at for at in range(len(WEIGHTS)) if self.holds(at)]
-        return WEIGHTS[max(held, key=lambda at: (round(self.mean(at), 4), -at))] if held else None
+        highest = max((self.mean(at) for at in held), default=0.0)
+        return next((WEIGHTS[at] for at in held if self.mean(at) >= highest - NOISE), None)
 
     def as_json(self) -> dict[str, Any]:
         """The layout of `kbqa eval fusion --json`."""
