@@ -6,19 +6,22 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import tomllib
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote
 
+import httpx
 import pytest
 from chatserver import answer as says
-from chatserver import refusal
+from chatserver import delta, encoded, endless, refusal
 from click.testing import CliRunner
 
 from kbqa.cli import kbqa
@@ -1199,6 +1202,131 @@ def test_a_model_that_the_hub_does_not_have_is_one_clear_line(hub, tmp_path):
     code, said, _ = hub("ZhipuAI/none", tmp_path / "got")
     assert code == 1
     assert "ZhipuAI/none could not be downloaded from huggingface" in said.splitlines()[-1]
+
+
+# --- the service -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(home, *arguments, **environment):
+    """`kbqa serve` on a free port, once it answers: the process, and where."""
+    with started(home, "serve", "--port", "0", "--json", *arguments, **environment) as process:
+        yield process, json.loads(process.stdout.readline())["url"]
+
+
+def lets_in(url):
+    try:
+        return httpx.get(f"{url}/healthz", timeout=5).is_success
+    except httpx.ConnectError:
+        return False
+
+
+@posix
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_serve_answers_until_it_is_told_to_stop(built, how):
+    with serving(built.home) as (process, url), httpx.Client(base_url=url, timeout=30) as http:
+        answered = http.post("/api/v1/kb/default/ask", json={"question": "年假有几天？"}).json()
+        assert answered["citations"][0]["source"] == "员工手册.md"
+        process.send_signal(how)  # an idle connection does not keep it
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, b"")
+    (line,) = [json.loads(line) for line in err.decode().splitlines()]
+    assert (line["path"], line["status"], line["base"]) == ("/api/v1/kb/default/ask", 200, "default")
+
+
+@posix
+def test_serve_lets_an_answer_that_is_being_written_come_to_its_end(built, chat_server, tmp_path):
+    go_on = Event()
+
+    def slowly(handler):
+        handler.begin()
+        handler.chunk(encoded([delta("员工每年")]))
+        go_on.wait(30)
+        handler.chunk(encoded([delta("享有10天年假。"), delta(finish="stop"), "[DONE]"]))
+        handler.wfile.write(b"0\r\n\r\n")
+
+    chat_server.script = [slowly]
+    request = {"question": "年假有几天？", "stream": True}
+    model = {"kind": "openai", "base_url": chat_server.url, "model": "glm"}
+    with serving(written_by(built, tmp_path / "home", **model).home) as (process, url):
+        with httpx.stream("POST", f"{url}/api/v1/kb/default/ask", json=request, timeout=30) as response:
+            bits = response.iter_text()
+            assert "员工每年" in next(bits)
+            process.send_signal(signal.SIGTERM)
+            while lets_in(url):
+                time.sleep(0.05)
+            go_on.set()
+            rest = "".join(bits)
+        assert "event: done" in rest
+        assert process.wait(timeout=30) == 0
+
+
+@posix
+def test_serve_does_not_wait_for_ever_for_an_answer_that_does_not_end(built, chat_server, tmp_path):
+    chat_server.script = [endless]
+    request = {"question": "年假有几天？", "stream": True}
+    model = {"kind": "openai", "base_url": chat_server.url, "model": "glm"}
+    home = written_by(built, tmp_path / "home", **model).home
+    with serving(home, KBQA_SERVER__SHUTDOWN_SECONDS="1") as (process, url):
+        with httpx.stream("POST", f"{url}/api/v1/kb/default/ask", json=request, timeout=30) as response:
+            next(response.iter_text())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        assert chat_server.left.wait(10)
+
+
+@posix
+def test_several_processes_answer_and_any_of_them_tells_the_figures_of_all(built):
+    with serving(built.home, "--workers", "2") as (process, url):
+        for _ in range(12):  # each over a connection of its own, so that both get some
+            question = {"question": "年假有几天？"}
+            assert httpx.post(f"{url}/api/v1/kb/default/search", json=question, timeout=60).status_code == 200
+        figures = httpx.get(f"{url}/metrics", timeout=60).text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    assert 'route="/api/v1/kb/{kb}/search",status="200"} 12.0' in figures
+
+
+def test_serve_says_when_its_port_is_taken(built):
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = other.getsockname()[1]
+        with started(built.home, "serve", "--port", port) as process:
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, b"")
+    told = err.decode()
+    assert told.startswith(f"kbqa: 127.0.0.1:{port} cannot be listened on: ")
+    assert "choose another --port" in told
+    assert told.count("\n") == 1
+
+
+def test_serve_names_the_address_that_is_none_of_this_machine(shell):
+    shell("key", "add", "app")
+    assert "kbqa: 203.0.113.77:" in shell("serve", "--host", "203.0.113.77", "--port", "0", code=1).stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
+def test_serve_lets_other_machines_in_only_with_a_key(shell, host):
+    told = shell("serve", "--host", host, "--port", "0", code=1).stderr
+    assert f"{host} can be reached from other machines" in told
+    assert "kbqa key add NAME" in told
+
+
+def test_serve_does_not_load_a_model_several_times(shell):
+    model = "generator: {kind: chatglm, model: models/chatglm3-6b}\n"
+    (shell.home / "config.yaml").write_text(model, encoding="utf-8")
+    told = shell("serve", "--workers", "2", code=1).stderr
+    assert "generator.kind chatglm 2 times" in told
+    assert "kind: openai" in told
+
+
+def test_serve_says_at_once_when_its_model_is_not_there(shell):
+    model = "generator: {kind: chatglm, model: models/none}\n"
+    (shell.home / "config.yaml").write_text(model, encoding="utf-8")
+    with started(shell.home, "serve", "--port", "0") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, b"")
+    assert "models/none" in err.decode()
+    assert err.count(b"\n") == 1
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
