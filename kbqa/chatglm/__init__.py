@@ -29,7 +29,7 @@ def load_chatglm(
     `family` need only be given where nothing in the folder tells ChatGLM2 from ChatGLM3.
 
     `exact` restores quantized weights as the originals do, for reference numbers and training. Without it, layers take
-    the form that is fastest on this machine: far faster where weights are quantized, off by about as much as bfloat16 is.
+    the form that is fastest on this machine: far faster where weights are quantized, off by about what bfloat16 is.
     None: exact in float32, fast otherwise. A model brought to 4 bits on the fast path is closer to the full one than
     a published int4 model: it has a scale and a zero for every 32 columns, not one scale for a whole row.
 
