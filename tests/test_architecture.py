@@ -69,4 +69,5 @@ def test_help_loads_nothing_heavy():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     heavy = {"torch", "transformers", "sentence_transformers", "faiss", "langchain_core", "tantivy", "numpy", "docx"}
+    heavy |= {"fastapi", "pydantic", "uvicorn", "prometheus_client"}
     assert not loaded & heavy

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Level", "examine", "gpu_finding"]
 
 Level = Literal["ok", "note", "warn", "fail"]  # note: optional, and nothing here asks for it
-LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "python_calamine", "pypdfium2", "selectolax")
+LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "python_calamine", "pypdfium2", "selectolax", "fastapi", "uvicorn")
 DISTRIBUTIONS = {"faiss": "faiss-cpu"}  # module -> where they differ
 EXTRAS = {
     "ocr": "reads scans and images",

@@ -108,7 +108,7 @@ def _listener(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ConfigError(f"{host} is no address of this machine ({error.strerror}); see --host") from error
-    family, _, protocol, _, where = found[0]
+    family, _, protocol, _, where = min(found, key=lambda it: it[0] != socket.AF_INET)  # of localhost's two, the usual
     # The protocol is named, because asyncio turns Nagle's algorithm off only where it stands: with it, an answer's body
     # waits 40 ms behind its header.
     listener = socket.socket(family, socket.SOCK_STREAM, protocol)
