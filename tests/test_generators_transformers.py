@@ -1,12 +1,14 @@
 """The generator for model folders, on real models of a few kilobytes whose answers are known."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -154,6 +156,29 @@ def test_a_deadline_ends_the_work_at_once(endless):
         list(endless.stream(asked(max_tokens=3000, temperature=1.0, deadline=start + 0.3)))
     assert time.monotonic() - start < 5
     assert writers() == []
+
+
+PROGRAM = """
+import sys
+import torch
+from kbqa.generators.transformers import TransformersGenerator
+from kbqa.types import GenerationRequest, Message
+
+torch.set_num_threads(1)
+request = GenerationRequest((Message("user", "年假"),), max_tokens=3000, temperature=1.0)
+stream = TransformersGenerator(sys.argv[1], device="cpu").stream(request)
+print(next(stream).text != "")
+"""
+
+
+def test_a_program_may_end_in_the_midst_of_an_answer(tmp_path):
+    """A thread that is cut off within torch would take the process down with SIGABRT."""
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(make_babbler(tmp_path / "babbler"))]
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
 
 
 def test_a_long_prompt_can_be_stopped_before_its_first_token(tmp_path):

@@ -7,6 +7,7 @@ fit the context lose their oldest turns.
 
 from __future__ import annotations
 
+import atexit
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +81,7 @@ class TransformersGenerator:
         return model.fits(model.prompt(messages[-1:], self._options), self._max_tokens)
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
-        if request.tools or request.response_schema or request.adapter or _speaks_of_tools(request):
+        if request.tools or request.response_schema is not None or request.adapter or _speaks_of_tools(request):
             raise GeneratorError(f"{self.name} is only used to write text: no tools, no response schema, no adapters")
         with self._turns.turn(request.deadline):
             yield from self._answer(self._ready(), request)
@@ -228,11 +229,17 @@ class _Model:
         cancelled = Event()
         thread = Thread(target=self._write, args=(ids, settings, seed, written, cancelled), daemon=True)
         thread.start()
+
+        def stop() -> None:
+            cancelled.set()
+            thread.join()
+
+        atexit.register(stop)  # a thread that ends in the midst of torch takes the process down with it
         try:
             yield written
         finally:
-            cancelled.set()
-            thread.join()
+            stop()
+            atexit.unregister(stop)
 
     def _write(
         self, ids: list[int], settings: Mapping[str, Any], seed: int | None, written: Written, cancelled: Event
