@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import reduce
 
 import pytest
 from tokenizerkit import FAMILIES, MAKERS, golden_rows, golden_tokenizer, make_glm4, make_v1, make_v2
@@ -318,6 +319,13 @@ def test_a_template_that_fails_is_an_error_of_one_line(tmp_path, template):
     with pytest.raises(ModelError, match="chat template cannot be filled") as caught:
         chat_ids(glm4, "好", tools=[SEARCH])
     assert "\n" not in str(caught.value)
+
+
+def test_a_tool_that_is_nested_without_end_is_refused(v3):
+    parameters = reduce(lambda inner, _: {"properties": {"x": inner}}, range(3000), {})
+    messages = conversation("你好", tools=[{"name": "x", "parameters": parameters}])
+    with pytest.raises(ModelError, match="must be JSON"):
+        prompt_ids(v3, messages)
 
 
 @pytest.mark.parametrize("tool", [{"type": "web_search"}, {"type": "function"}, {"function": {}}, {"function": 3}])

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from contextlib import closing
+from functools import reduce
 
 import pytest
 
@@ -113,6 +114,18 @@ def test_a_schema_makes_the_answer_json(generator):
     assert said["电话"].isdigit()
     with pytest.raises(ModelError, match="schema"):
         text_of(generator, asked("你好", response_schema={"type": "circle"}))
+    endless = reduce(lambda inner, _: {"type": "array", "items": inner}, range(3000), {"type": "string"})
+    with pytest.raises(ModelError, match="response schema is no JSON schema"):
+        text_of(generator, asked("你好", response_schema=endless))
+
+
+def test_the_schema_that_allows_everything_still_makes_the_answer_json(generator):
+    for seed in range(3):
+        *pieces, last = generator.stream(asked("你好", response_schema={}, max_tokens=200, temperature=1.0, seed=seed))
+        said = "".join(piece.text for piece in pieces)
+        assert said.lstrip()[0] in '{["-0123456789tfn'
+        if last.finish == "stop":
+            json.loads(said)
 
 
 def test_a_chat_takes_a_schema_too(folder):

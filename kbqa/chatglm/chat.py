@@ -403,7 +403,7 @@ def _compiled(template: str) -> Any:
 def _json(value: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, indent=indent)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"tools and the arguments of calls must be JSON: {error}") from error
 
 

@@ -39,7 +39,7 @@ class Vocabulary:
             rules = guidance.LLMatcher.grammar_from_json_schema(
                 json.dumps(schema, ensure_ascii=False), overrides={"whitespace_flexible": False}
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ModelError(f"the response schema is no JSON schema: {error}") from error
         matcher = guidance.LLMatcher(self.grammar, rules, log_level=0)
         if matcher.is_error():

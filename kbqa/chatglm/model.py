@@ -187,7 +187,8 @@ class ChatGLM:
 
     def _reply(self, options: Mapping[str, Any], tools: Many[Mapping[str, Any]] = ()) -> ReplyStream:
         """JSON is left as it is: in ChatGLM-6B's replies, punctuation becomes full-width."""
-        return ReplyStream("chatglm2") if options.get("schema") else ReplyStream(self.family, tools)
+        plain = options.get("schema") is not None
+        return ReplyStream("chatglm2") if plain else ReplyStream(self.family, tools)
 
     def _written(
         self,
@@ -219,11 +220,11 @@ class ChatGLM:
             seed,
         )
         ids = chat.chat_ids(self.tokenizer, query, history, system, tools, role)
-        if schema:
+        if schema is not None:
             ids += chat.before_json(self.tokenizer)
         if max_new_tokens is None and len(ids) < usual.max_length:
             max_new_tokens = usual.max_length - len(ids)
-        rules = self.constraint(schema) if schema else None
+        rules = None if schema is None else self.constraint(schema)
         text = self.tokenizer.stream()
         for token in self.tokens(ids, sampling, max_new_tokens, adapter, rules):
             if new := reply.push(text.push(token)):

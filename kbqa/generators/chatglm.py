@@ -91,7 +91,7 @@ class ChatGLMGenerator:
             stops=model.stops,
             prefix=model.prefix(request.adapter),
             deadline=request.deadline,
-            rules=model.constraint(request.response_schema) if request.response_schema else None,
+            rules=None if request.response_schema is None else model.constraint(request.response_schema),
         )
         text = _Text(model, request)
         count, finish = 0, "stop"
@@ -126,7 +126,7 @@ class ChatGLMGenerator:
         from kbqa.chatglm import chat
 
         messages = chat.from_messages(request.messages, request.tools)
-        begun = chat.before_json(model.tokenizer) if request.response_schema else []
+        begun = [] if request.response_schema is None else chat.before_json(model.tokenizer)
         room = engine.context - self._reserved(engine, request.max_tokens) - len(begun)
         return chat.fit(model.tokenizer, messages, room).ids + begun
 
@@ -192,7 +192,8 @@ class _Text:
 
         self._ids = model.tokenizer.stream()
         # JSON is left as it is: ChatGLM-6B's reply would get full-width punctuation.
-        self._reply = ReplyStream("chatglm2" if request.response_schema else model.family, request.tools)
+        plain = request.response_schema is not None
+        self._reply = ReplyStream("chatglm2" if plain else model.family, request.tools)
         self._stopper = Stopper(request.stop)
 
     @property

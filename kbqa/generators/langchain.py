@@ -53,7 +53,8 @@ class LangChainGenerator:
         self.name = f"langchain:{target if isinstance(target, str) else type(target).__name__}"
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
-        if request.tools or request.response_schema or any(message.role == "tool" for message in request.messages):
+        asked = request.tools or request.response_schema is not None
+        if asked or any(message.role == "tool" for message in request.messages):
             raise GeneratorError(f"{self.name} is only used to write text: no tools, no response schema")
         model = _with_fields(self._model, {ours: getattr(request, ours) for ours in _FIELDS})
         stop = list(request.stop) or None
