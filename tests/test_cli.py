@@ -1096,6 +1096,11 @@ def test_model_bench_measures_reading_and_writing(glm):
     assert told["read_per_step"] < told["peak"]
 
 
+def test_steps_of_a_training_that_is_not_asked_for_are_a_mistake_of_use(glm, tmp_path):
+    assert "give --train too" in glm("model", "make-tiny", "glm4", tmp_path / "out", "--steps", "5", code=2).stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -1103,6 +1108,7 @@ def test_model_bench_measures_reading_and_writing(glm):
         (("info", "THUDM/chatglm3-6b"), "`kbqa model download THUDM/chatglm3-6b DIR` fetches it"),
         (("convert", "nowhere", "out"), "there is no model folder nowhere"),
         (("make-tiny", "glm4", "out", "--hidden", "50"), "cannot have hidden 50; it must be a multiple of 16"),
+        (("make-tiny", "glm4", "out", "--layers", "0"), "cannot have layers 0; it must be 1 or more"),
         (("download", "no id", "out"), "no id is no id of a model"),
     ],
 )

@@ -213,8 +213,14 @@ def make_tiny(
     """Make a tiny model of FAMILY with random weights in the new folder DIR, laid out as the published ones are."""
     from kbqa.chatglm.tiny import Shape, make_tiny
 
+    if steps and not train:
+        raise click.UsageError("--steps says how long to train; give --train too")
     usual = TRAINED if train else {"layers": 2, "hidden": 64}
-    shape = Shape(layers=layers or usual["layers"], hidden=hidden or usual["hidden"], context=context)
+    shape = Shape(
+        layers=usual["layers"] if layers is None else layers,
+        hidden=usual["hidden"] if hidden is None else hidden,
+        context=context,
+    )
     count = (steps or TRAINED["steps"]) if train else 0
     if count and not session.json:
         complain(f"training for {count} steps, about a minute on two cores ...")
