@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -25,7 +26,7 @@ import glmkit  # noqa: E402, F401  (one thread)
 from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.chatglm.checkpoint import Checkpoint  # noqa: E402
 from kbqa.chatglm.convert import convert  # noqa: E402
-from kbqa.chatglm.hub import find_model  # noqa: E402
+from kbqa.chatglm.hub import download, find_model  # noqa: E402
 from kbqa.chatglm.info import what_is  # noqa: E402
 from kbqa.chatglm.quantization import dequantize, pack, quantize, unpack  # noqa: E402
 from kbqa.chatglm.requantize import quantize_folder  # noqa: E402
@@ -542,6 +543,12 @@ def test_weights_that_do_not_fit_config_json_are_named(copy, change, said):
         load_chatglm(folder)
 
 
+@pytest.mark.parametrize("device", ["tpu", "中", "cuda:99"])
+def test_a_device_that_is_not_there_is_an_error_of_one_line(device):
+    with pytest.raises(ModelError, match=f"^the device {device} cannot be used here .* `kbqa doctor`$"):
+        load_chatglm(tiny("chatglm3"), device=device)
+
+
 def test_a_model_that_is_published_in_two_forms_needs_only_one_of_them(copy):
     folder = copy("chatglm3")
     plain = load_chatglm(folder).logits([[5, 6, 7]])[0]
@@ -923,6 +930,45 @@ def test_an_id_is_found_where_newer_modelscope_clients_keep_it(caches):
     (kept / "refs").mkdir()
     (kept / "refs/master").write_text("abc", encoding="utf-8")
     assert find_model("ZhipuAI/glm-4-9b-chat") == find_model("ZhipuAI/glm-4-9b-chat@abc") == folder
+
+
+class Client:
+    """What the clients of both places share, with a folder in place of the network."""
+
+    def __init__(self, there: Path) -> None:
+        self.there = there
+
+    def snapshot_download(self, model: str, *, revision: str | None, local_dir: str, allow_patterns: list[str]) -> str:
+        if not (self.there / model).is_dir():
+            raise ValueError(f"no model {model}\nat all")
+        Path(local_dir).mkdir(parents=True, exist_ok=True)
+        for path in (self.there / model).iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copyfile(path, Path(local_dir) / path.name)
+        return local_dir
+
+
+@pytest.mark.parametrize("family", ["chatglm2", "chatglm3", "glm4"])
+def test_a_download_brings_one_form_of_the_weights_and_no_code(tiny, tmp_path, monkeypatch, family):
+    """A single file, shards, and shards beside the same weights in the other form."""
+    there = shutil.copytree(tiny(family), tmp_path / "there" / "THUDM" / family)
+    (there / "modeling_chatglm.py").write_text("raise SystemExit", encoding="utf-8")
+    if family == "glm4":
+        torch.save(dict(Checkpoint(there)), there / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "modelscope", Client(tmp_path / "there"))
+    download(f"THUDM/{family}", tmp_path / "mine", "modelscope")
+    got, form = {path.name for path in (tmp_path / "mine").iterdir()}, "safetensors" if family == "glm4" else "bin"
+    assert {Path(name).suffix for name in got} == {".json", ".model", f".{form}"}
+    assert load_chatglm(tmp_path / "mine").family == family
+
+
+def test_a_download_that_fails_says_what_was_kept(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "modelscope", Client(tmp_path / "there"))
+    with pytest.raises(ModelError, match=r"from modelscope: no model THUDM/x at all; what has come is kept in .*mine"):
+        download("THUDM/x", tmp_path / "mine", "modelscope")
+    (tmp_path / "there/THUDM/x").mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        download("THUDM/x", tmp_path / "mine", "modelscope")
 
 
 # --- served by others ------------------------------------------------------------------------------------------------

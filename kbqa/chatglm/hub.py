@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from kbqa.chatglm.architecture import read_json
 from kbqa.errors import ModelError
 from kbqa.importing import one_line
 
@@ -20,8 +21,8 @@ __all__ = ["Source", "download", "find_model"]
 
 Source = Literal["modelscope", "huggingface"]
 ID = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*?)(?:@([\w./-]+))?")  # organisation/name, perhaps @revision
-# What a model consists of. Its code is left where it is: nothing here runs it.
-PATTERNS = ["*.json", "*.bin", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.md", "*LICENSE*"]
+# What a model consists of beside its weights. Its code is left where it is: nothing here runs it.
+ABOUT = ["*.json", "*.model", "*.jinja", "*.txt", "*.md", "*LICENSE*"]
 
 
 def find_model(name: str | Path) -> Path:
@@ -95,15 +96,33 @@ def download(model: str, folder: Path, source: Source, revision: str | None = No
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file; name a folder")
     client = _client("modelscope" if source == "modelscope" else "huggingface_hub")
-    try:
-        client.snapshot_download(model, revision=revision, local_dir=str(folder), allow_patterns=PATTERNS)
-    except Exception as error:  # the client's own, of many kinds
-        raise ModelError(
-            f"{model} could not be downloaded from {source}: {one_line(error)[:300]}; what has come is kept in "
-            f"{folder}, and the same command goes on from there"
-        ) from error
+
+    def fetch(patterns: list[str]) -> None:
+        try:
+            client.snapshot_download(model, revision=revision, local_dir=str(folder), allow_patterns=patterns)
+        except Exception as error:  # the client's own, of many kinds
+            raise ModelError(
+                f"{model} could not be downloaded from {source}: {one_line(error)[:300]}; what has come is kept in "
+                f"{folder}, and the same command goes on from there"
+            ) from error
+
+    fetch(ABOUT)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{model} at {source} holds no config.json: it is no model that kbqa can use")
+    _fetch_weights(folder, fetch)
+
+
+def _fetch_weights(folder: Path, fetch: Callable[[list[str]], None]) -> None:
+    """One form of them: some models are published in two, each as large as the model."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (index := folder / f"{name}.index.json").is_file():
+            listed = read_json(index).get("weight_map")
+            fetch(sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else [f"*{Path(name).suffix}"])
+            return
+    for suffix in ("safetensors", "bin"):
+        fetch([f"*.{suffix}"])
+        if any(folder.glob(f"*.{suffix}")):
+            return
 
 
 def _client(module: str) -> Any:
