@@ -544,7 +544,7 @@ def test_weights_that_do_not_fit_config_json_are_named(copy, change, said):
 
 
 @pytest.mark.parametrize("device", ["tpu", "中", "cuda:99"])
-def test_a_device_that_is_not_there_is_an_error_of_one_line(device):
+def test_a_device_that_is_not_there_is_an_error_of_one_line(tiny, device):
     with pytest.raises(ModelError, match=f"^the device {device} cannot be used here .* `kbqa doctor`$"):
         load_chatglm(tiny("chatglm3"), device=device)
 

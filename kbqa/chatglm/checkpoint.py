@@ -22,6 +22,7 @@ from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.kernels import speed_up
 from kbqa.chatglm.quantization import Bits, GroupedLinear, QuantizedEmbedding, QuantizedLinear
 from kbqa.errors import ModelError
+from kbqa.importing import one_line
 
 __all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names"]
 
@@ -231,9 +232,11 @@ def load_decoder(
     `exact` computes as the originals do. Otherwise layers are put into the form that is fastest here, and 4 bits given
     on the way get a scale for each small group of columns instead of one for a whole row; the head then gets 8 bits.
 
-    ModelError when tensors are missing, unknown or of the wrong shape, or the checkpoint is quantized otherwise.
+    ModelError when tensors are missing, unknown or of the wrong shape, the checkpoint is quantized otherwise, or there
+    is no such device.
     """
     a = architecture
+    device = _device(device)
     if a.bits and bits and a.bits != bits:
         raise ModelError(f"{folder} is quantized to {a.bits} bits already and cannot be quantized to {bits}")
     with torch.device("meta"):
@@ -242,7 +245,7 @@ def load_decoder(
     _prepare(decoder, a, a.bits or bits, dtype, GroupedLinear if grouped else QuantizedLinear)
     if bits and not a.bits and not exact and isinstance(decoder.head, nn.Linear) and not a.is_v1:
         decoder.head = QuantizedLinear(decoder.head, 8)
-    loader = _Loader(decoder, a, dtype, torch.device(device), None if a.bits else bits)
+    loader = _Loader(decoder, a, dtype, device, None if a.bits else bits)
     for name, tensor in Checkpoint(folder):
         try:
             place = place_of(name)
@@ -256,6 +259,17 @@ def load_decoder(
     if not exact:
         speed_up(decoder, dtype)
     return decoder.eval().requires_grad_(False)
+
+
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, ImportError) as error:  # a torch without CUDA asserts
+        raise ModelError(
+            f"the device {name} cannot be used here ({one_line(error)}); cpu always can, for a GPU (cuda, "
+            "cuda:1, ...) see `kbqa doctor`"
+        ) from error
+    return torch.device(name)
 
 
 def _columns(a: Architecture) -> tuple[int, ...]:
