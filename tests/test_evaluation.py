@@ -568,6 +568,7 @@ def test_questions_in_csv_and_jsonl_are_read(tmp_path):
     [
         ("q.csv", "问题,答案\n年假有几天？,\n", ["row 2", "neither answer nor source", "无"]),
         ("q.csv", "题干,答案\n年假有几天？,十天\n", ["no column of questions", "题干"]),
+        ("q.csv", "问题,标准答\n年假有几天？,十天\n", ["no column of answers", "标准答"]),
         ("q.csv", "问题,答案,可回答\n年假有几天？,十天,也许\n", ["row 2", "也许"]),
         ("q.csv", "问题,答案\n", ["no question"]),
         ("q.csv", "", ["no column of questions"]),

@@ -142,6 +142,9 @@ def _table_rows(path: Path, rows: Sequence[Sequence[Any]], where: str) -> Iterat
         raise ConfigError(f"{path} has no column of questions (question or 问题); its first row says: {names}")
     first = _first(rows)
     columns = [_column(str(cell)) for cell in rows[first]]
+    if not {"answer", "source", "answerable"}.intersection(columns):
+        names = ", ".join(str(cell) for cell in rows[first] if str(cell).strip())
+        raise ConfigError(f"{path} has no column of answers or sources (答案, 来源); its first row says: {names}")
     for number, row in enumerate(rows[first + 1 :], first + 2):
         cells = [(column, cell) for column, cell in zip(columns, row, strict=False) if column]
         yield f"{where} {number}", cells
