@@ -149,13 +149,20 @@ def _secret(request: Request) -> str | None:
 def _check_meant_for_us(request: Request) -> None:
     """Forbidden when a browser was led here by a page of another site, under a name that only seems to be its own."""
     host = request.headers.get("host", "")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if not is_loopback(_host_of(f"//{host}")):
         raise Forbidden(
             f"without a key this service answers only as localhost, not as {host!r}; make one with `kbqa key add NAME`"
         )
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("//")[2] != host:
         raise Forbidden(f"a page of {origin} may not use this service without a key")
+
+
+def _host_of(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:  # brackets without end
+        return ""
 
 
 def is_loopback(host: str) -> bool:

@@ -35,7 +35,6 @@ __all__ = [
     "Shapes",
     "TooLarge",
     "TooManyRequests",
-    "TooSlow",
     "Unauthorized",
     "native_shape",
     "problem_of",
@@ -61,12 +60,9 @@ class Forbidden(RequestError):
     status = 403
 
 
-class TooSlow(RequestError):
-    status = 408
-
-
 class TooLarge(RequestError):
     status = 413
+    headers: Mapping[str, str] = {"Connection": "close"}  # nobody reads what else comes
 
 
 class TooManyRequests(RequestError):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Front"]
 
 PATIENCE = 30.0  # seconds for which a client may send nothing of a body that it has announced
+STALLED = 60.0  # seconds for which a client may take nothing of its answer, while no more of it fits into the buffers
 CLIENT_GONE = 499  # in logs and figures alone, as nginx has it
 ALWAYS = ("/healthz", "/readyz", "/metrics")  # are answered however much there is to do
 
@@ -122,7 +123,11 @@ class _Outgoing:
             headers["X-Content-Type-Options"] = "nosniff"
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
-        await self._send(message)
+        try:
+            async with asyncio.timeout(STALLED):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientGone from None
 
     async def say(self, problem: Problem, content: Any) -> None:
         body = json.dumps(content, ensure_ascii=False).encode(errors="replace")
@@ -140,23 +145,25 @@ class _Incoming:
         self._most = most
         self._got = 0
         self._whole = False
-        self._check(int(_digits(Headers(scope=scope).get("content-length", ""))))
+        self._check(_announced(Headers(scope=scope)))
 
     async def __call__(self) -> Message:
         if self._whole:
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                message = await self._receive()
         except TimeoutError:
             # As an HTTPException, because that is what passes through FastAPI while it reads a body.
-            raise HTTPException(408, f"nothing of the body came for {PATIENCE:.0f} seconds") from None
+            said = f"nothing of the body came for {PATIENCE:.0f} seconds"
+            raise HTTPException(408, said, dict(TooLarge.headers)) from None
         if message["type"] == "http.request":
             self._got += len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
             try:
                 self._check(self._got)
             except TooLarge as error:
-                raise HTTPException(413, str(error)) from None
+                raise HTTPException(413, str(error), dict(error.headers)) from None
         return message
 
     def _check(self, size: int) -> None:
@@ -164,5 +171,7 @@ class _Incoming:
             raise TooLarge(f"the body is larger than {self._most / 2**20:g} MiB")
 
 
-def _digits(text: str) -> str:
-    return text if text.isascii() and text.isdigit() else "0"
+def _announced(headers: Headers) -> int:
+    """The length of the body, as far as it is told; what has more than 18 digits is too long in any case."""
+    text = headers.get("content-length", "")
+    return int(text[:19]) if text.isascii() and text.isdigit() else 0
