@@ -1,14 +1,15 @@
-"""Objects of classes that config.yaml names by their import path."""
+"""Other people's code: objects of classes that config.yaml names by their import path, and what exceptions mean."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from kbqa.errors import ConfigError
 
-__all__ = ["make", "one_line"]
+__all__ = ["is_out_of_memory", "make", "one_line"]
 
 
 def make(section: str, import_path: str, options: Mapping[str, Any]) -> Any:
@@ -30,3 +31,11 @@ def make(section: str, import_path: str, options: Mapping[str, Any]) -> Any:
 def one_line(error: Exception) -> str:
     """What a foreign exception says, fit for one of ours; its class where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or who builds on it, says that memory ran out: each device has a word of its own for it."""
+    if isinstance(error, MemoryError):
+        return True
+    said = r"out of memory|not enough memory|(can't|cannot) allocate memory|ALLOC_FAILED"
+    return isinstance(error, RuntimeError | OSError) and re.search(said, str(error), re.IGNORECASE) is not None

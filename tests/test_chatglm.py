@@ -814,6 +814,36 @@ def test_an_answer_ends_where_the_context_does(tiny, family):
     assert len(model.generate(ids, max_new_tokens=500)) <= a.context - len(ids)
 
 
+NO_MEMORY = (
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 96.00 MiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes."),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=str)
+def test_a_model_that_does_not_fit_into_memory_is_an_error_that_names_the_remedy(tiny, monkeypatch, error):
+    """The real thing cannot be had on purpose; what torch raises then can."""
+
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("kbqa.chatglm.model.load_decoder", full)
+    with pytest.raises(ModelError, match=r"chatglm2 does not fit into the memory of cpu; 4 bits need the least"):
+        load_chatglm(tiny("chatglm2"))
+
+
+def test_another_error_of_torch_is_not_taken_for_a_lack_of_memory(tiny, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("CUDA error: no kernel image is available; see the allocator's settings")
+
+    monkeypatch.setattr("kbqa.chatglm.model.load_decoder", broken)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        load_chatglm(tiny("chatglm2"))
+
+
 def test_weights_that_are_no_numbers_are_an_error_and_not_a_text(copy):
     folder = copy("chatglm2")
     edit_bin(folder / "pytorch_model.bin", lambda tensors: tensors["transformer.output_layer.weight"].fill_(math.nan))

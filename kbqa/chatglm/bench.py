@@ -21,6 +21,7 @@ from kbqa.chatglm.model import load
 from kbqa.chatglm.quantization import Bits
 from kbqa.chatglm.runner import Runner
 from kbqa.errors import ModelError
+from kbqa.importing import is_out_of_memory
 
 __all__ = ["Speed", "Writing", "measure"]
 
@@ -71,10 +72,15 @@ def measure(
     speed = SCRATCH / _best(torch.ones(SCRATCH // 4, device=device).sum, decoder)
     reading, writing = 0.0, []
     for batch in batches:
-        runner = Runner(decoder, batch, len(ids) + (ROUNDS * steps) + 2)
-        took = _best(lambda it=runner: _read(it, ids), decoder)  # type: ignore[misc]
+        try:
+            runner = Runner(decoder, batch, len(ids) + (ROUNDS * steps) + 2)
+            took = _best(lambda it=runner: _read(it, ids), decoder)  # type: ignore[misc]
+            step = _step_seconds(runner, ids, batch, steps)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelError(f"the memory does not suffice for {batch} sequences at once; lower --batch") from error
         reading = max(reading, len(ids) / took)
-        step = _step_seconds(runner, ids, batch, steps)
         writing.append(Writing(batch, batch / step, size / step / speed))
     return Speed(loaded, len(ids), reading, tuple(writing), speed, size, _peak(device))
 

@@ -27,6 +27,7 @@ from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.runner import Runner, Sequence, check_ids
 from kbqa.chatglm.sampling import Chooser, Rules, Sampling
 from kbqa.errors import GeneratorBusy, GeneratorError, ModelError
+from kbqa.importing import is_out_of_memory
 
 __all__ = ["Ended", "Engine", "Job"]
 
@@ -260,7 +261,7 @@ def _foreign(error: BaseException) -> GeneratorError:
     """What torch says, as one of ours; memory that ran out is named, and what was held for nothing given back."""
     if isinstance(error, GeneratorError):
         return error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error).lower():
+    if is_out_of_memory(error):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return GeneratorError(

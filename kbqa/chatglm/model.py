@@ -24,6 +24,7 @@ from kbqa.chatglm.runner import Runner, check_ids
 from kbqa.chatglm.sampling import Chooser, Rules, Sampling
 from kbqa.chatglm.tokenizers import Tokenizer, load_tokenizer
 from kbqa.errors import ModelError
+from kbqa.importing import is_out_of_memory
 
 __all__ = ["ChatGLM", "load"]
 
@@ -263,7 +264,15 @@ def load(
     folder = find_model(path)
     architecture = read_architecture(folder, family)
     tokenizer = load_tokenizer(folder, architecture.family)
-    decoder = load_decoder(folder, architecture, _dtype(dtype), device, quantize, exact)
+    try:
+        decoder = load_decoder(folder, architecture, _dtype(dtype), device, quantize, exact)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{folder} does not fit into the memory of {device}; 4 bits need the least (generator.quantize: 4, in "
+            f"Python quantize=4; `kbqa model info {folder}` tells how much)"
+        ) from error
     model = ChatGLM(architecture, decoder, tokenizer)
     if prefix is not None:
         model.load_prefix(None, prefix)

@@ -22,7 +22,7 @@ from kbqa.embedders.local import stay_offline
 from kbqa.errors import ConfigError, GeneratorError, ModelError
 from kbqa.generators.stopping import Stopper
 from kbqa.generators.turns import Turns
-from kbqa.importing import one_line
+from kbqa.importing import is_out_of_memory, one_line
 from kbqa.types import GenerationRequest, Message, Piece
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ def _network(folder: Path, device: str | None, dtype: str) -> Any:
 
 def _explained(error: Exception, said: str, cls: type[GeneratorError]) -> GeneratorError:
     """Ours for what a library raised."""
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         error.__traceback__ = None  # its frames hold the tensors that were too many
         _release()
         return GeneratorError(
@@ -356,12 +356,6 @@ def _explained(error: Exception, said: str, cls: type[GeneratorError]) -> Genera
     if "trust_remote_code" in str(error):
         return ModelError(f"{said}: it needs code of its own, which kbqa does not run")
     return cls(f"{said}: {one_line(error)}")
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Each device has a word of its own for it."""
-    said = re.search(r"out of memory|can't allocate memory|ALLOC_FAILED", str(error))
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
 
 
 def _release() -> None:
