@@ -1223,7 +1223,7 @@ def serving(home, *arguments, **environment):
 def lets_in(url):
     try:
         return httpx.get(f"{url}/healthz", timeout=5).is_success
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False
 
 
@@ -1303,6 +1303,18 @@ def test_several_processes_answer_and_any_of_them_tells_the_figures_of_all(built
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
     assert 'route="/api/v1/kb/{kb}/search",status="200"} 12.0' in figures
+
+
+@posix
+def test_the_processes_end_with_the_one_that_started_them(built):
+    with serving(built.home, "--workers", "2") as (process, url):
+        assert httpx.get(f"{url}/healthz", timeout=60).is_success
+        process.kill()
+        process.wait(timeout=30)
+        end = time.monotonic() + 30
+        while lets_in(url):
+            assert time.monotonic() < end, "a process goes on by itself"
+            time.sleep(0.05)
 
 
 def test_serve_says_when_its_port_is_taken(built):

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -54,8 +55,16 @@ def serve(home: Home, config: Config, workers: int, say: Callable[[str], None]) 
 def application() -> FastAPI:
     """The application of one of several processes, which finds all it needs in the environment."""
     log_to_stderr()
+    threading.Thread(target=_end_with_parent, name="kbqa-parent", daemon=True).start()
     home = find_home()
     return _application(home, load_config(home))
+
+
+def _end_with_parent() -> None:
+    """Nobody would tell this process to stop, or could find it, if the one that started it was killed."""
+    if parent := parent_process():
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _application(home: Home, config: Config) -> FastAPI:
