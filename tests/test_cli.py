@@ -807,6 +807,18 @@ def test_doctor_fails_when_the_model_that_config_yaml_names_cannot_run(shell, mo
     assert by_subject["generator"]["level"] == "fail"
 
 
+def test_doctor_fails_when_a_file_of_the_chatglm_is_missing(shell):
+    pytest.importorskip("torch", reason="kbqa[glm] is not installed")
+    from kbqa.chatglm.tiny import make_tiny
+
+    make_tiny("chatglm3", shell.home / "models" / "小")
+    (shell.home / "config.yaml").write_text("generator: {kind: chatglm, model: models/小}", encoding="utf-8")
+    next((shell.home / "models" / "小").glob("*.bin")).unlink()
+    by_subject = {finding["subject"]: finding for finding in shell.json("doctor", code=1)[0]["findings"]}
+    assert by_subject["generator"]["level"] == "fail"
+    assert "download them again" in by_subject["generator"]["detail"]
+
+
 def test_doctor_tells_of_variables_that_nothing_reads(built, monkeypatch):
     monkeypatch.setenv("KBQA_RETRIEVAL_K", "3")
     monkeypatch.setenv("KBQA_FOO", "1")

@@ -244,3 +244,38 @@ def test_the_settings_of_config_yaml_reach_the_generator(folder, tmp_path):
     made = make_generator(config, folder.parent)
     with closing(made), pytest.raises(ModelError, match="room for 48 beside"):
         list(made.stream(asked("年假有几天？" * 30)))
+
+
+def test_check_finds_what_would_keep_the_model_from_loading_without_loading_it(folder, tmp_path):
+    def spoiled(name, **settings):
+        made = ChatGLMGenerator(shutil.copytree(folder, tmp_path / name), **{"device": "cpu", **settings})
+        return made, tmp_path / name
+
+    whole, _ = spoiled("whole")
+    whole.check()
+    made, place = spoiled("no-weights")
+    next(it for it in place.iterdir() if it.suffix in (".bin", ".safetensors")).unlink()
+    with pytest.raises(ModelError, match="weights"):
+        made.check()
+    made, place = spoiled("no-tokenizer")
+    next(place.glob("*.model")).unlink()
+    with pytest.raises(ModelError, match="the tokenizer: its download is incomplete"):
+        made.check()
+    made, _ = spoiled("no-device", device="cuda:99")
+    with pytest.raises(ModelError, match="cuda:99 cannot be used here"):
+        made.check()
+    made, _ = spoiled("no-prefix", prefix=folder)
+    with pytest.raises(ModelError, match="holds no P-Tuning prefix"):
+        made.check()
+    assert made._loaded is None
+
+
+def test_a_prefix_or_a_model_that_is_not_there_is_named_by_its_setting(folder, tmp_path):
+    with pytest.raises(ModelError, match=r"^generator.prefix: there is no folder 微调/无; a relative path begins"):
+        ChatGLMGenerator(folder, prefix="微调/无")
+    with pytest.raises(ModelError, match=r"^generator.adapters.legal: there is no folder .*无$"):
+        ChatGLMGenerator(folder, adapters={"legal": tmp_path / "无"})
+    with pytest.raises(
+        ModelError, match=r"^generator.model: there is no model folder models/无.* begins at the folder"
+    ):
+        ChatGLMGenerator("models/无")

@@ -24,7 +24,7 @@ from kbqa.chatglm.quantization import Bits, GroupedLinear, QuantizedEmbedding, Q
 from kbqa.errors import ModelError
 from kbqa.importing import one_line
 
-__all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names"]
+__all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names", "usable"]
 
 SINGLE = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 # What torch.load raises for a file of which some bytes are wrong.
@@ -236,7 +236,7 @@ def load_decoder(
     is no such device.
     """
     a = architecture
-    device = _device(device)
+    device = usable(device)
     if a.bits and bits and a.bits != bits:
         raise ModelError(f"{folder} is quantized to {a.bits} bits already and cannot be quantized to {bits}")
     with torch.device("meta"):
@@ -261,7 +261,8 @@ def load_decoder(
     return decoder.eval().requires_grad_(False)
 
 
-def _device(name: torch.device | str) -> torch.device:
+def usable(name: torch.device | str) -> torch.device:
+    """The device of that name; ModelError where torch has none."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, ImportError) as error:  # a torch without CUDA asserts

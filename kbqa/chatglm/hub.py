@@ -30,6 +30,8 @@ def find_model(name: str | Path) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; name the folder that it lies in")
     parts = ID.fullmatch(str(name))
     if parts is None:
         raise ModelError(f"there is no model folder {folder}")
@@ -38,8 +40,8 @@ def find_model(name: str | Path) -> Path:
         if (place / "config.json").is_file():
             return place
     raise ModelError(
-        f"there is no model folder {folder}, and no model of that name has been downloaded; "
-        f"`kbqa model download {organisation}/{model} DIR` fetches it"
+        f"there is no model folder {folder}, and no model of that name has been downloaded; if it is an id of "
+        f"ModelScope or Hugging Face, `kbqa model download {organisation}/{model} DIR` fetches it"
     )
 
 

@@ -20,6 +20,7 @@ from kbqa.cli.common import Session
 from kbqa.config import Config, Home, as_argument, ingest_command, load_config, stray_variables
 from kbqa.embedders.weight import own_weight
 from kbqa.errors import ConfigError, KbqaError
+from kbqa.generators.chatglm import ChatGLMGenerator
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -229,9 +230,12 @@ def _bases(session: Session) -> Iterator[Finding]:
         except (KbqaError, ImportError, OSError) as error:
             yield Finding("fail", "reranker", str(error), "correct retrieval.reranker in config.yaml")
     try:
-        yield Finding("ok", "generator", installation.generator.name)
+        generator = installation.generator
+        if isinstance(generator, ChatGLMGenerator):
+            generator.check()
+        yield Finding("ok", "generator", generator.name)
     except (KbqaError, ImportError, OSError) as error:
-        yield Finding("fail", "generator", str(error), "correct the generator section of config.yaml")
+        yield Finding("fail", "generator", str(error), "mend that, or correct the generator section of config.yaml")
     for name in installation.bases():
         yield _base(installation, name)
         yield from _synonyms(installation, name)

@@ -58,11 +58,14 @@ class ChatGLMGenerator:
         slots: int = 4,
         waiting: int = 32,
     ) -> None:
-        self._folder = find_model(model)
+        self._folder = _found(model)
         if missing := [name for name in PACKAGES if find_spec(name) is None]:
             raise ModelError(f"ChatGLM needs more packages ({', '.join(missing)}); pip install 'kbqa[glm]'")
         if not (self._folder / "config.json").is_file():
             raise ModelError(f"generator.model {model} is no folder with a model: it has no config.json")
+        for setting, path in (("prefix", prefix), *((f"adapters.{name}", it) for name, it in (adapters or {}).items())):
+            if path is not None and not Path(path).is_dir():
+                raise ModelError(f"generator.{setting}: there is no folder {path}{_beginning(path)}")
         self.name = f"chatglm:{Path(model).resolve().name}"
         self._dtype, self._device, self._bits, self._family = dtype, device, quantize, family
         self._prefix, self._adapters = prefix, dict(adapters or {})
@@ -114,6 +117,21 @@ class ChatGLMGenerator:
             prompt_tokens=len(ids),
             completion_tokens=count,
         )
+
+    def check(self) -> None:
+        """ModelError for what would keep the model from being loaded, as far as that shows without loading it."""
+        from kbqa.chatglm.checkpoint import usable
+        from kbqa.chatglm.info import what_is
+        from kbqa.chatglm.prefix import load_prefix
+        from kbqa.chatglm.tokenizers import load_tokenizer
+
+        about = what_is(self._folder, self._family)
+        if about.trouble:
+            raise ModelError(about.trouble)
+        load_tokenizer(self._folder, about.architecture.family)
+        for path in (*([self._prefix] if self._prefix else []), *self._adapters.values()):
+            load_prefix(Path(path), about.architecture)
+        usable(self._device or "cpu")
 
     def close(self) -> None:
         """Ends the answers that are being written, and the thread that writes them."""
@@ -169,19 +187,22 @@ class ChatGLMGenerator:
         architecture = read_architecture(self._folder, self._family)
         usual: DType = "bfloat16" if device == "cpu" else architecture.dtype
         dtype = usual if self._dtype == "auto" else self._dtype
-        try:
-            model = load_chatglm(self._folder, dtype, device, self._bits, self._prefix, self._family)
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error).lower():
-                raise ModelError(
-                    f"{self._folder} does not fit into the memory of {device}; generator.quantize: 4 needs the least "
-                    f"(`kbqa model info {self._folder}` tells how much)"
-                ) from error
-            raise
+        model = load_chatglm(self._folder, dtype, device, self._bits, self._prefix, self._family)
         for name, path in self._adapters.items():
             model.load_prefix(name, path)
         context = min(architecture.context, 8192) if self._context is None else self._context
         return model, Engine(model.decoder, slots=self._slots, waiting=self._waiting, context=context)
+
+
+def _found(model: str | Path) -> Path:
+    try:
+        return find_model(model)
+    except ModelError as error:
+        raise ModelError(f"generator.model: {error}{_beginning(model)}") from error
+
+
+def _beginning(path: str | Path) -> str:
+    return "" if Path(path).expanduser().is_absolute() else "; a relative path begins at the folder of config.yaml"
 
 
 class _Text:
