@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,7 +67,8 @@ async def _say(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     request.state.trace.error = problem.type
     if problem.status >= 500:
-        log.error(f"{problem.type} in request {request.state.trace.id}: {error}")
+        level = logging.WARNING if "Retry-After" in problem.headers else logging.ERROR
+        log.log(level, f"{problem.type} in request {request.state.trace.id}: {error}")
     return Json(shaped(problem, request.url.path, SHAPES), problem.status, dict(problem.headers))
 
 
