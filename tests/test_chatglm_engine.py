@@ -18,7 +18,7 @@ import glmkit  # noqa: E402, F401  (one thread)
 
 from kbqa.chatglm.architecture import Architecture  # noqa: E402
 from kbqa.chatglm.decoder import Decoder  # noqa: E402
-from kbqa.chatglm.engine import Ended, Engine, Job  # noqa: E402
+from kbqa.chatglm.engine import Ended, Engine, Job, _Ticket  # noqa: E402
 from kbqa.chatglm.runner import Runner  # noqa: E402
 from kbqa.chatglm.sampling import Chooser, Sampling  # noqa: E402
 from kbqa.errors import GeneratorBusy, GeneratorError, ModelError  # noqa: E402
@@ -185,6 +185,34 @@ def test_one_request_that_breaks_does_not_spoil_the_others_nor_who_comes_next(de
         assert "float32 logits are not finite" in str(failed)
         assert first == second == wanted
         assert at_once(engine, [good, good, good]) == [wanted] * 3
+
+
+def test_who_leaves_while_the_prompt_is_read_leaves_nothing_that_spoils_who_comes_next(monkeypatch):
+    """Values that are no numbers show only when a token is chosen; until then nobody knows of them."""
+    decoder = decoder_of(V2)
+    broken = torch.full_like(prefix_of(V2, 1, tokens=60), float("nan"))
+    short, long = (Job([5] * count, GREEDY, most=30, stops=frozenset()) for count in (3, 90))
+    reading, leave = threading.Event(), threading.Event()
+    read = Runner.read
+
+    def slow(self, sequence, most):
+        if sequence.prefix and sequence.unread < 60:
+            reading.set()
+            leave.wait(10)
+        return read(self, sequence, most)
+
+    monkeypatch.setattr(Runner, "read", slow)
+    monkeypatch.setattr("kbqa.chatglm.engine.ALONE", 8)
+    with engine_of(decoder, slots=2) as engine:
+        ticket = _Ticket(Job([5] * 80, GREEDY, 5, frozenset(), prefix=broken))
+        engine._enqueue(ticket)
+        assert reading.wait(10)
+        ticket.cancelled = True
+        leave.set()
+        with closing(engine.write(short)) as ids:  # in its slot, and beside one that makes the engine look further
+            first = next(ids)
+            assert all_of(engine, long) == alone(decoder, long)
+            assert [first, *ids][:-1] == alone(decoder, short)
 
 
 def test_a_long_prompt_is_read_between_the_steps_of_the_others(monkeypatch):

@@ -38,10 +38,14 @@ class Cache:
             self.keys[layer][slot, :, :tokens] = keys
             self.values[layer][slot, :, :tokens] = values
 
-    def clear(self, slot: int) -> None:
-        """Forgets what may be no numbers: even where nothing looks, they would spoil a sum."""
+    def clear(self, slot: int, columns: int) -> None:
+        """Forgets what may be no numbers in the first `columns`: even where nothing looks, they would spoil a sum.
+
+        And in the last one, where idle slots get their dummies. No more: memory that nothing has touched yet stays so.
+        """
         for it in (*self.keys, *self.values):
-            it[slot].zero_()
+            it[slot, :, :columns].zero_()
+            it[slot, :, -1].zero_()
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ class Engine:
             self._running.remove(ticket)
             assert ticket.sequence is not None
             if not isinstance(last, Ended):  # a value that is no number would spoil whoever comes next
-                self._runner.cache.clear(ticket.sequence.slot)
+                self._runner.cache.clear(ticket.sequence.slot, ticket.sequence.touched)
             self._free.append(ticket.sequence.slot)
         elif ticket in self._queue:
             self._queue.remove(ticket)

@@ -38,6 +38,11 @@ class Sequence:
         """Tokens of the prompt that have not been read yet."""
         return max(self.prefix + len(self.ids) - self.filled, 0)
 
+    @property
+    def touched(self) -> int:
+        """First columns of the cache in which anything of it can stand, also when a step broke off."""
+        return self.prefix + len(self.ids) + len(self.written) + 1
+
 
 class Runner:
     """A decoder and a cache with `slots` places. One call at a time."""
