@@ -230,6 +230,13 @@ def test_ingest_takes_single_paths_from_where_the_user_stands_and_from_the_base(
     assert [document["source"] for document in listed["documents"]] == ["乙.txt", "甲.txt"]
 
 
+def test_ingest_of_an_empty_folder_says_where_documents_go(shell):
+    (shell.home / "knowledge" / "新库").mkdir(parents=True)
+    done = shell("ingest", "--kb", "新库")
+    assert "nothing to take in" in done.stdout
+    assert done.stderr == f"put documents into {shell.home / 'knowledge' / '新库'}\n"
+
+
 def test_ingest_refuses_what_lies_elsewhere_and_what_is_not_there(shell, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "外.txt"
     elsewhere.write_text("外面的内容", encoding="utf-8")

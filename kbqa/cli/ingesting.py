@@ -16,6 +16,7 @@ from kbqa.cli.common import Command, FilePath, Session, kb_option, pass_session
 from kbqa.cli.screen import complain, is_terminal, print_json, say, shown, table
 from kbqa.config import resolved
 from kbqa.errors import ConfigError, FolderGone, KbqaError, KnowledgeBaseBusy
+from kbqa.fields import file_fields
 from kbqa.types import FileReport, FileStatus, IngestReport
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def ingest(
     else:
         if chosen and not report.files:
             raise ConfigError(f"there is nothing to take in at {', '.join(map(str, chosen))}")
+        if not report.files:
+            complain(f"put documents into {shown(str(installation.home.documents(name)))}")
     if watch:
         _watch(run, partial(_snapshot, installation, name, chosen), installation.home.documents(name), before)
     _exit(report)
@@ -218,18 +221,6 @@ def _reason(file: FileReport) -> str:
 
 
 # --- what came of it -------------------------------------------------------------------------------------------------
-
-
-def file_fields(file: FileReport) -> dict[str, Any]:
-    return {
-        "source": file.source,
-        "status": file.status,
-        "reader": file.reader,
-        "chunks": file.chunks,
-        "pages": file.pages,
-        "error": file.error,
-        "seconds": file.seconds,
-    }
 
 
 def print_report(report: IngestReport, json: bool) -> None:
