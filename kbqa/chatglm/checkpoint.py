@@ -22,7 +22,7 @@ from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.kernels import speed_up
 from kbqa.chatglm.quantization import Bits, GroupedLinear, QuantizedEmbedding, QuantizedLinear
 from kbqa.errors import ModelError
-from kbqa.importing import one_line
+from kbqa.importing import is_out_of_memory, one_line
 
 __all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names", "usable"]
 
@@ -97,6 +97,8 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
             for name in file.keys():  # noqa: SIM118  (not a dict)
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(_damaged(path, error)) from error
 
 
@@ -109,6 +111,8 @@ def _bin(path: Path) -> Iterator[tuple[str, Tensor]]:
                 raise
             content = torch.load(path, map_location="cpu", weights_only=True)  # files from before torch 1.6
     except DAMAGE as error:
+        if is_out_of_memory(error):  # to map a file takes address space
+            raise
         raise ModelError(_damaged(path, error)) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} does not hold tensors by name")
@@ -120,7 +124,7 @@ def _bin(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    said = one_line(error).split(". ")[0][:200]  # torch goes on to explain what to think of it
     return f"{path} ({path.stat().st_size:,} bytes) is damaged or cut off: {said}; download it again"
 
 
