@@ -60,9 +60,9 @@ def info(session: Session, model: str, family: str | None) -> None:
     if found.trouble:
         complain(f"  its weights cannot be loaded: {shown(found.trouble)}", fg="yellow")
     else:
-        say(
-            f"  {len(found.files)} {'file' if len(found.files) == 1 else 'files'} of weights, {_size(sum(size for _, size in found.files))}"
-        )
+        many = len(found.files)
+        size = _size(sum(size for _, size in found.files))
+        say(f"  {many} {'file' if many == 1 else 'files'} of weights, {size}")
     say()
     say(f"  memory, with {_size(machine.memory)} in this machine:")
     for need in found.needs:
