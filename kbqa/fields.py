@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from kbqa.retriever import Retrieval
     from kbqa.store import StoredDocument
     from kbqa.store.catalogue import Counts, Passport
-    from kbqa.types import Answer, Citation, Hit, Sentence
+    from kbqa.types import Answer, Citation, FileReport, Hit, Sentence
 
 __all__ = [
     "answer_fields",
     "base_fields",
     "citation_fields",
     "document_fields",
+    "file_fields",
     "passport_fields",
     "search_fields",
     "sentence_fields",
@@ -99,4 +100,16 @@ def document_fields(document: StoredDocument) -> dict[str, Any]:
         "error_kind": document.error_kind,
         "warnings": list(document.warnings),
         "updated_at": datetime.fromtimestamp(document.updated_at, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def file_fields(file: FileReport) -> dict[str, Any]:
+    return {
+        "source": file.source,
+        "status": file.status,
+        "reader": file.reader,
+        "chunks": file.chunks,
+        "pages": file.pages,
+        "error": file.error,
+        "seconds": file.seconds,
     }
