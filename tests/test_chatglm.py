@@ -825,7 +825,7 @@ NO_MEMORY = (
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=str)
 def test_a_model_that_does_not_fit_into_memory_is_an_error_that_names_the_remedy(tiny, monkeypatch, error):
-    """The real thing cannot be had on purpose; what torch raises then can."""
+    """What torch raises on each device."""
 
     def full(*_):
         raise error
@@ -833,6 +833,43 @@ def test_a_model_that_does_not_fit_into_memory_is_an_error_that_names_the_remedy
     monkeypatch.setattr("kbqa.chatglm.model.load_decoder", full)
     with pytest.raises(ModelError, match=r"chatglm2 does not fit into the memory of cpu; 4 bits need the least"):
         load_chatglm(tiny("chatglm2"))
+
+
+FULL = """
+import resource, sys
+import torch
+from kbqa.chatglm import load_chatglm
+from kbqa.errors import ModelError
+
+torch.set_num_threads(1)
+load_chatglm(sys.argv[1]).chat("x", max_new_tokens=1)
+with open("/proc/self/statm") as told:
+    in_use = int(told.read().split()[0]) * resource.getpagesize()
+for more in (5, 20):
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + more * 2**20, resource.RLIM_INFINITY))
+    try:
+        load_chatglm(sys.argv[2])
+    except ModelError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
+def test_weights_for_which_there_is_no_memory_are_not_called_damaged(tiny, tmp_path):
+    """Where mapping the file fails already, and where its tensors have no place."""
+    make_tiny("chatglm2", tmp_path / "large", Shape(hidden=1024, heads=16))  # about 40 MB
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FULL, str(tiny("chatglm2")), str(tmp_path / "large")],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    told = done.stdout.splitlines()
+    assert len(told) == 2, done.stderr
+    assert all("does not fit into the memory of cpu" in line for line in told), done.stdout
 
 
 def test_another_error_of_torch_is_not_taken_for_a_lack_of_memory(tiny, monkeypatch):

@@ -266,7 +266,7 @@ def load(
     tokenizer = load_tokenizer(folder, architecture.family)
     try:
         decoder = load_decoder(folder, architecture, _dtype(dtype), device, quantize, exact)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, OSError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise ModelError(
