@@ -234,6 +234,7 @@ def test_ingest_of_an_empty_folder_says_where_documents_go(shell):
     (shell.home / "knowledge" / "新库").mkdir(parents=True)
     done = shell("ingest", "--kb", "新库")
     assert "nothing to take in" in done.stdout
+    assert "no documents in 新库 yet: `kbqa ingest --kb 新库`" in shell("ask", "年假有几天？", "--kb", "新库").stdout
     assert done.stderr == f"put documents into {shell.home / 'knowledge' / '新库'}\n"
 
 

@@ -12,6 +12,7 @@ import click
 
 from kbqa.cli.common import Command, Session, kb_option, pass_session, typed
 from kbqa.cli.screen import cited, complain, is_terminal, print_json, quoted, say, shown
+from kbqa.config import ingest_command
 from kbqa.errors import ConfigError, GeneratorError, QuestionError
 from kbqa.fields import answer_fields, search_fields
 from kbqa.prompt import messages
@@ -74,7 +75,7 @@ def ask(session: Session, question: str, kb: str | None, verbose: bool) -> None:
             print_json(answer_fields(base.ask(question)))
             return
         answer = _spoken(base, question, ())
-        _show_grounds(answer, base.name, quotes=True)
+        _show_grounds(answer, base, quotes=True)
         if verbose:
             say(f"confidence {answer.confidence:.2f}, {answer.seconds:.2f} s", dim=True)
 
@@ -114,9 +115,11 @@ def _say_some(text: str, **style: Any) -> None:
     sys.stdout.flush()
 
 
-def _show_grounds(answer: Answer, base: str, quotes: bool) -> None:
+def _show_grounds(answer: Answer, base: KnowledgeBase, quotes: bool) -> None:
     if not answer.grounded:
-        say(f"The documents in {shown(base)} do not tell.", fg="yellow")
+        empty = not base.store.counts().documents
+        why = "There are no documents in {} yet: `{}`." if empty else "The documents in {} do not tell."
+        say(why.format(shown(base.name), ingest_command(base.name)), fg="yellow")
         return
     if not answer.citations:
         say("No sentence of this answer was found in the documents: check it before you rely on it.", fg="yellow")
@@ -243,7 +246,7 @@ class _Conversation(_Talk):
             print_json(answer_fields(answer))
         else:
             answer = _spoken(self._base, question, self._history)
-            _show_grounds(answer, self._base.name, quotes=False)
+            _show_grounds(answer, self._base, quotes=False)
             say()
         self._last = answer
         return answer.text
