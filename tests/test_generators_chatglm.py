@@ -194,6 +194,21 @@ def test_several_prefixes_answer_at_once_each_in_its_own_way(folder, tmp_path):
             assert said[name] == text_of(single, asked("你好"))
 
 
+def test_a_prefix_of_any_length_leaves_the_whole_context_to_the_question(folder, tmp_path):
+    model = load_chatglm(folder)
+    a = model.architecture
+    rows = torch.randn(200, 2 * a.layers * a.groups * a.head_dim, generator=torch.Generator().manual_seed(0))
+    torch.save({"transformer.prefix_encoder.embedding.weight": rows}, tmp_path / "pytorch_model.bin")
+    question = "年假" * (a.context // 2)
+    while len(model.chat_ids(question)) > a.context - 1:
+        question = question[:-1]
+    options = {"device": "cpu", "dtype": "float32", "temperature": 0, "max_tokens": 1}
+    for adapters in ({}, {"长": tmp_path}):
+        with closing(ChatGLMGenerator(folder, adapters=adapters, **options)) as generator:
+            *_, last = generator.stream(asked(question, adapter=next(iter(adapters), None)))
+            assert last.prompt_tokens == len(model.chat_ids(question))
+
+
 def test_tools_are_offered_and_a_call_is_handed_over(tmp_path, folder):
     if folder.name.startswith(("chatglm-", "chatglm2-")):
         with closing(ChatGLMGenerator(folder, device="cpu")) as generator, pytest.raises(ModelError, match="tools"):

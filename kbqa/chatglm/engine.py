@@ -29,10 +29,10 @@ from kbqa.chatglm.sampling import Chooser, Rules, Sampling
 from kbqa.errors import GeneratorBusy, GeneratorError, ModelError
 from kbqa.importing import is_out_of_memory
 
-__all__ = ["Ended", "Engine", "Job"]
+__all__ = ["PREFIX", "Ended", "Engine", "Job"]
 
 ALONE, SHARED = 512, 64  # tokens of a prompt that are read in one go: when nobody else writes, and when somebody does
-LONGEST_PREFIX = 128  # room kept beside the context for a P-Tuning prefix; the length that the original trains
+PREFIX = 128  # room kept beside the context for a P-Tuning prefix; the length that the original trains
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,20 @@ class _Ticket:
 
 
 class Engine:
-    """`slots` requests are worked on at once, `waiting` more may wait; `context` is the most tokens of one of them."""
+    """`slots` requests are worked on at once, `waiting` more may wait; `context` is the most tokens of one of them.
 
-    def __init__(self, decoder: Decoder, *, slots: int = 4, waiting: int = 32, context: int | None = None) -> None:
+    Prefixes of up to `prefix` tokens stand beside the context; what a longer one has more is taken from it.
+    """
+
+    def __init__(
+        self, decoder: Decoder, *, slots: int = 4, waiting: int = 32, context: int | None = None, prefix: int = PREFIX
+    ) -> None:
         most = decoder.architecture.context
         self.context = most if context is None else min(context, most)
         self.waiting = waiting
+        self._beside = prefix
         try:
-            self._runner = Runner(decoder, slots, self.context + LONGEST_PREFIX)
+            self._runner = Runner(decoder, slots, self.context + prefix)
         except (RuntimeError, MemoryError) as error:
             raise ModelError(
                 f"there is no memory for the keys and values of {slots} answers at once with {self.context} tokens "
@@ -98,7 +104,7 @@ class Engine:
         """
         check_ids(job.ids, self._runner.decoder.architecture.vocabulary)
         kept = 0 if job.prefix is None else job.prefix.shape[3]
-        if max(kept - LONGEST_PREFIX, 0) + len(job.ids) >= self.context:
+        if max(kept - self._beside, 0) + len(job.ids) >= self.context:
             raise ModelError(f"the prompt has {len(job.ids)} tokens; the context is {self.context}, answer included")
         ticket = _Ticket(job)
         self._enqueue(ticket)

@@ -179,7 +179,7 @@ class ChatGLMGenerator:
 
         from kbqa.chatglm import load_chatglm
         from kbqa.chatglm.architecture import read_architecture
-        from kbqa.chatglm.engine import Engine
+        from kbqa.chatglm.engine import PREFIX, Engine
 
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -191,7 +191,8 @@ class ChatGLMGenerator:
         for name, path in self._adapters.items():
             model.load_prefix(name, path)
         context = min(architecture.context, 8192) if self._context is None else self._context
-        return model, Engine(model.decoder, slots=self._slots, waiting=self._waiting, context=context)
+        prefix = max([PREFIX, *(it.shape[3] for it in model.prefixes.values())])
+        return model, Engine(model.decoder, slots=self._slots, waiting=self._waiting, context=context, prefix=prefix)
 
 
 def _found(model: str | Path) -> Path:
