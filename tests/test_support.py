@@ -57,6 +57,16 @@ def test_what_is_quoted_letter_for_letter_is_supported_whatever_it_holds(sentenc
     assert [quote.text for quote in support.quotes] == [sentence]
 
 
+def test_a_list_with_semicolons_that_is_quoted_whole_is_supported_by_itself():
+    listed = "工作满1年不满10年的，年休假5天；满10年不满20年的，年休假10天；满20年的，年休假15天。"
+    chunks = passages(f"员工可享受年休假。{listed}年休假应当在当年使用完毕。")
+    support = check(listed, chunks)
+    assert support.verdict == "supported"
+    assert [quote.text for quote in support.quotes] == [listed]
+    assert check(listed.replace("15天", "5天"), chunks).verdict != "supported"
+    assert check(listed.replace("；满10年不满20年的，年休假10天", ""), chunks).quotes != support.quotes
+
+
 @pytest.mark.parametrize("sentence", ["亿" * 5000, "一" + "亿" * 5000, "9" * 9000, "不" * 3000, "甲，乙，" * 1000])
 def test_a_nonsensical_sentence_or_passage_is_no_error(sentence):
     assert check(sentence, [LEAVE]).verdict == "not"

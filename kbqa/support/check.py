@@ -49,10 +49,21 @@ def check(sentence: str, passages: Sequence[Chunk]) -> Support:
     if not claim.says_something():
         return Support("not")
     possible = candidates(passages)
-    if quoted := next((c.quote for c in possible if c.quote.text == sentence.strip()), None):
+    if quoted := _verbatim(sentence.strip(), possible):
         return Support("supported", (quoted,), 1.0)
     alike = _alike(claim, possible)
     return _Trial(claim, alike).support() if alike else Support("not")
+
+
+def _verbatim(sentence: str, possible: Sequence[Candidate]) -> Quote | None:
+    """Where it stands letter for letter, as one sentence of a passage or as several in a row (「甲；乙；丙。」)."""
+    ends = {(id(it.quote.chunk), it.quote.span[1]) for it in possible}
+    for it in possible:
+        chunk, (start, _) = it.quote.chunk, it.quote.span
+        quote = Quote(chunk, (start, start + len(sentence)))
+        if sentence.startswith(it.quote.text) and quote.text == sentence and (id(chunk), quote.span[1]) in ends:
+            return quote
+    return None
 
 
 def says_something(sentence: str) -> bool:
