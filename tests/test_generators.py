@@ -177,6 +177,13 @@ def test_a_sentence_that_can_fill_the_gap_of_the_question_is_preferred():
     assert extract("报销要在几天之内提交？", passage, sentences=1) == "报销在十五个工作日之内提交。"
 
 
+def test_a_sentence_with_semicolons_is_quoted_whole_unless_it_is_long():
+    listed = "5万元以下的采购由经理审批；5万元至20万元的采购由副总审批；20万元以上的由总经理审批。"
+    assert extract("20万元以上的采购由谁审批？", f"采购须事先批准。{listed}其他费用另行规定。") == listed
+    long = "".join(f"{n}号仓库存放第{n}类物资和相应的备件与工具；" for n in range(1, 20))
+    assert extract("7号仓库存放什么？", long) == "7号仓库存放第7类物资和相应的备件与工具；"
+
+
 def test_a_table_row_is_told_with_the_column_that_was_asked_for():
     table = "大区 | 8月 | 9月\n西南 | 180 | 560.2\n华北 | 95 | 610.5"
     assert extract("华北9月的销售额是多少？", table, sentences=1) == "华北；9月：610.5"

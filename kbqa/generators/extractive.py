@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from kbqa.analyzer import Passage, question_terms
 from kbqa.evidence import Candidate, gather
+from kbqa.sentences import sentence_spans
 from kbqa.types import CELL_SEPARATOR, REFUSAL, GenerationRequest, Hit, Piece
 
 __all__ = ["ExtractiveGenerator", "pick"]
@@ -19,6 +20,7 @@ __all__ = ["ExtractiveGenerator", "pick"]
 # scripts/fit_evidence.py prints: what further length buys gets less and less.
 NEAR = 3.0
 ENOUGH = 90  # characters
+LIST = 160  # characters of a sentence with semicolons that is quoted whole
 
 
 class ExtractiveGenerator:
@@ -42,8 +44,28 @@ def choose(question: str, hits: Sequence[Hit], weights: Mapping[str, float], mos
     """The sentences that answer, best first."""
     words = question_terms(question).words
     picked = pick([(candidate.score, candidate) for candidate in gather(question, weights, hits)], most)
-    told = (_told(it.text, it.header, words) if it.header else it.text for it in picked)
+    told = (_told(it.text, it.header, words) if it.header else _whole(it, hits[it.rank].chunk.text) for it in picked)
     return list(dict.fromkeys(told))
+
+
+def _whole(candidate: Candidate, text: str) -> str:
+    """The sentence with all its parts that semicolons divide, unless that is long: one part alone may mislead.
+
+    「满一年的，年假5天；满十年的，10天。」
+    """
+    spans = sentence_spans(text)
+    first = last = candidate.ordinal
+    while first > 0 and _goes_on(text, spans[first - 1][1], spans[first][0]):
+        first -= 1
+    while last + 1 < len(spans) and _goes_on(text, spans[last][1], spans[last + 1][0]):
+        last += 1
+    whole = text[spans[first][0] : spans[last][1]]
+    return whole if len(whole) <= LIST else candidate.text
+
+
+def _goes_on(text: str, end: int, start: int) -> bool:
+    """Whether a semicolon, and no line break, parts what ends at `end` from what begins at `start`."""
+    return text[end - 1] in "；;" and "\n" not in text[end:start]
 
 
 def pick(
