@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Generator as Generating
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from kbqa.config import PromptConfig, RetrievalConfig
 from kbqa.documents import LangChainDocument, from_langchain
@@ -75,10 +76,13 @@ class KnowledgeBase:
                 return part
         raise AssertionError("stream() ends with an Answer")
 
-    def stream(self, question: str, history: Sequence[Turn] = ()) -> Iterator[Piece | Sentence | Answer]:
+    def stream(
+        self, question: str, history: Sequence[Turn] = (), options: Mapping[str, Any] | None = None
+    ) -> Iterator[Piece | Sentence | Answer]:
         """Pieces of new text as the generator writes them, then the Answer. Closing the iterator cancels the work.
 
         Behind the pieces that complete a sentence comes that Sentence, checked; the Answer has them all once more.
+        `options` are further fields of the GenerationRequest, such as temperature and max_tokens.
         """
         start = time.perf_counter()
         found = self.retriever.search(question, history=history)
@@ -93,13 +97,16 @@ class KnowledgeBase:
             question=found.question,
             hits=found.hits,
             weights=found.weights,
+            **(options or {}),
         )
         seen = [chunk for _, chunks in passages[: len(shown)] for chunk in chunks]
         proof = _Proof([*seen, *(hit.chunk for hit in found.hits if hit.chunk not in seen)])
         # A generator function's stream can be closed, which cancels the work; a plain iterator has nothing to cancel.
-        pieces = self.generator.stream(request)
+        pieces, end = self.generator.stream(request), Piece()
         with closing(pieces) if isinstance(pieces, Generating) else nullcontext():
             for piece in pieces:
+                if piece.finish:
+                    end = piece
                 if piece.text:
                     yield piece
                     yield from proof.add(piece.text)
@@ -117,6 +124,9 @@ class KnowledgeBase:
             confidence=found.confidence,
             seconds=time.perf_counter() - start,
             sentences=tuple(proof.sentences) if grounded else (),
+            cut_off=end.finish == "length",
+            prompt_tokens=end.prompt_tokens,
+            completion_tokens=end.completion_tokens,
         )
 
     def _filled(self, question: str, passages: Sequence[str]) -> tuple[list[str], str]:

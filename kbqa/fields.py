@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from kbqa.retriever import Retrieval
     from kbqa.store import StoredDocument
     from kbqa.store.catalogue import Counts, Passport
-    from kbqa.types import Answer, Citation, FileReport, Hit, Sentence
+    from kbqa.types import Answer, Citation, FileReport, Hit, Sentence, Verdict
 
 __all__ = [
+    "DOUBTED",
     "answer_fields",
     "base_fields",
     "citation_fields",
@@ -22,6 +23,9 @@ __all__ = [
     "search_fields",
     "sentence_fields",
 ]
+
+# How a sentence is marked in text, where the documents do not bear it out.
+DOUBTED: dict[Verdict, str] = {"not": "[未证实]", "partly": "[部分证实]"}
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:

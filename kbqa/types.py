@@ -188,7 +188,8 @@ class Sentence:
 class Answer:
     """`grounded` is False when the documents do not tell: then `text` is a refusal, and nothing is cited or checked.
 
-    `sentences` are those that say something: no list numbers, table rules or white space.
+    `sentences` are those that say something: no list numbers, table rules or white space. `cut_off`: the generator had
+    to stop at its limit. The token counts are 0 where it does not know them.
     """
 
     question: str
@@ -199,6 +200,9 @@ class Answer:
     confidence: float
     seconds: float = 0.0
     sentences: tuple[Sentence, ...] = ()
+    cut_off: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 FileStatus = Literal["added", "updated", "unchanged", "removed", "failed", "skipped"]

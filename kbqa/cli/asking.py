@@ -14,9 +14,9 @@ from kbqa.cli.common import Command, Session, kb_option, pass_session, typed
 from kbqa.cli.screen import cited, complain, is_terminal, print_json, quoted, say, shown
 from kbqa.config import ingest_command
 from kbqa.errors import ConfigError, GeneratorError, QuestionError
-from kbqa.fields import answer_fields, search_fields
+from kbqa.fields import DOUBTED, answer_fields, search_fields
 from kbqa.prompt import messages
-from kbqa.types import Answer, GenerationRequest, Generator, Hit, Message, Piece, Sentence, Turn, Verdict
+from kbqa.types import Answer, GenerationRequest, Generator, Hit, Message, Piece, Sentence, Turn
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "chat", "search"]
 
-DOUBTED: dict[Verdict, str] = {"not": "[未证实]", "partly": "[部分证实]"}
 HIT_LINES = 6  # of a passage that `search` shows on a terminal
 
 

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from kbqa import __version__
 from kbqa.errors import KbqaError
-from kbqa.server import native
+from kbqa.server import native, openai
 from kbqa.server.apipage import api_page
 from kbqa.server.auth import allow
 from kbqa.server.errors import Shapes, problem_of, shaped
@@ -27,10 +27,10 @@ from kbqa.server.service import Service
 
 __all__ = ["create_app"]
 
-ROUTERS = (native.router,)
+ROUTERS = (native.router, openai.router)
 
 # How errors look where a dialect has a shape of its own, by how the path begins.
-SHAPES: Shapes = {}
+SHAPES: Shapes = dict.fromkeys(("/v1/models", "/v1/chat/completions", "/v1/embeddings"), openai.openai_shape)
 
 
 def create_app(service: Service) -> FastAPI:

@@ -41,8 +41,11 @@ class AuditLog:
         self._path = path
         self._questions = questions
 
-    def write(self, trace: Trace, action: str, base: str, question: str, **fields: Any) -> None:
-        """Blocks. A log that cannot be written is an error in the other one, and no reason to give no answer."""
+    def write(self, trace: Trace, action: str, base: str | None, question: str, **fields: Any) -> None:
+        """`base` None: the model alone was asked. Blocks.
+
+        A log that cannot be written is an error in the other one, and no reason to give no answer.
+        """
         if self._path is None:
             return
         asked = {"question": question} if self._questions else {}

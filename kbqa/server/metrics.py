@@ -39,7 +39,10 @@ class Metrics:
             registry=to,
         )
         self.answers = Counter(
-            "kbqa_answers", "Answers: grounded, refused, failed or cancelled.", ["outcome"], registry=to
+            "kbqa_answers",
+            "Answers: grounded, refused, written (by the model alone), failed or cancelled.",
+            ["outcome"],
+            registry=to,
         )
         self.in_flight = Gauge(
             "kbqa_requests_in_flight", "Requests that are being answered.", multiprocess_mode="livesum", registry=to

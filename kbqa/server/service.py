@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generating
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from kbqa.config import ingest_command
 from kbqa.errors import ConfigError, KbqaError, UnknownKnowledgeBase
@@ -22,7 +23,7 @@ from kbqa.server.auth import Door
 from kbqa.server.logs import AuditLog, Trace
 from kbqa.server.metrics import Metrics
 from kbqa.server.stream import Feed
-from kbqa.types import Answer, Piece, Sentence, Turn
+from kbqa.types import Answer, GenerationRequest, Piece, Sentence, Turn
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -30,10 +31,21 @@ if TYPE_CHECKING:
     from kbqa.retriever import Retrieval
     from kbqa.store import Store
 
-__all__ = ["Part", "Service"]
+__all__ = ["Part", "Service", "Written"]
 
 T = TypeVar("T")
 Part = Piece | Sentence | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """All that the generator said by itself. The token counts are 0 where it does not know them."""
+
+    text: str
+    calls: tuple[Mapping[str, Any], ...]  # each as in Piece.tool_call
+    finish: Literal["stop", "length", "tool_calls"]
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class Service:
@@ -164,15 +176,24 @@ class Service:
         self.audit.write(trace, "search", base, question, documents=documents)
         return found
 
-    async def answer(self, trace: Trace, base: str, question: str, history: Sequence[Turn] = ()) -> Feed[Part]:
+    async def answer(
+        self,
+        trace: Trace,
+        base: str,
+        question: str,
+        history: Sequence[Turn] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> Feed[Part]:
         """What `KnowledgeBase.stream` yields, the Answer last. Whoever asked for it closes it."""
         trace.base = base
-        return await Feed.start(lambda: self._answer(trace, base, question, history), self._places)
+        return await Feed.start(lambda: self._answer(trace, base, question, history, options), self._places)
 
-    def _answer(self, trace: Trace, base: str, question: str, history: Sequence[Turn]) -> Iterator[Part]:
+    def _answer(
+        self, trace: Trace, base: str, question: str, history: Sequence[Turn], options: Mapping[str, Any] | None
+    ) -> Iterator[Part]:
         start, spoken, outcome = time.perf_counter(), False, "cancelled"
         try:
-            parts = cast("Generating[Part, None, None]", self.base(base).stream(question, history))
+            parts = cast("Generating[Part, None, None]", self.base(base).stream(question, history, options))
             with closing(parts):
                 for part in parts:
                     if not spoken:
@@ -184,6 +205,35 @@ class Service:
                         documents = list(dict.fromkeys(citation.source for citation in part.citations))
                         self.audit.write(trace, "ask", base, question, documents=documents, grounded=part.grounded)
                     yield part
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            self.metrics.answers.labels(outcome).inc()
+
+    @property
+    def writes(self) -> bool:
+        """Whether the generator can be talked to by itself; one that quotes has nothing to say without documents."""
+        return self.generator.name != "extractive"
+
+    async def write(self, trace: Trace, request: GenerationRequest) -> Feed[Piece | Written]:
+        """What the generator says without documents, all of it once more at the end. Whoever asked for it closes it."""
+        return await Feed.start(lambda: self._write(trace, request), self._places)
+
+    def _write(self, trace: Trace, request: GenerationRequest) -> Iterator[Piece | Written]:
+        start, outcome, said = time.perf_counter(), "cancelled", list[Piece]()
+        try:
+            pieces = self.generator.stream(request)
+            with closing(pieces) if isinstance(pieces, Generating) else nullcontext():
+                for piece in pieces:
+                    if not said:
+                        self.metrics.stage_seconds.labels("first").observe(time.perf_counter() - start)
+                    said.append(piece)
+                    yield piece
+            outcome = "written"
+            self.metrics.stage_seconds.labels("answer").observe(time.perf_counter() - start)
+            self.audit.write(trace, "chat", None, request.messages[-1].content)
+            yield _whole(said)
         except Exception:
             outcome = "failed"
             raise
@@ -202,6 +252,17 @@ class Service:
         """Raises what is in the way of answering: keys that cannot be read, a folder that is not there any more."""
         self.keys.by_digest()
         self.installation.bases()
+
+
+def _whole(said: Sequence[Piece]) -> Written:
+    end = next((piece for piece in reversed(said) if piece.finish), Piece())
+    return Written(
+        text="".join(piece.text for piece in said),
+        calls=tuple(piece.tool_call for piece in said if piece.tool_call),
+        finish=end.finish or "stop",
+        prompt_tokens=end.prompt_tokens,
+        completion_tokens=end.completion_tokens,
+    )
 
 
 def _unknown(name: str) -> UnknownKnowledgeBase:
