@@ -659,6 +659,13 @@ def test_a_config_that_cannot_be_is_named(copy, changes, said):
         load_chatglm(folder)
 
 
+def test_the_first_releases_do_not_say_where_the_mask_tokens_are(copy):
+    folder = copy("chatglm")
+    told = read_architecture(folder)
+    edit_config(folder, mask_token_id=..., gmask_token_id=...)
+    assert read_architecture(folder) == told
+
+
 def test_a_folder_that_does_not_tell_its_family_asks_for_it(copy):
     folder = copy("chatglm2").rename(copy("chatglm3").parent / "mine")
     edit_config(folder, _name_or_path=...)

@@ -222,6 +222,7 @@ def _v1(values: _Values) -> Architecture:
     values.refuse(position_encoding_2d=True)
     hidden, heads = values.count("hidden_size"), values.count("num_attention_heads")
     head_dim = _divided(values, hidden, heads)
+    sop = values.identifier("bos_token_id")
     return Architecture(
         family="chatglm",
         layout="chatglm",
@@ -240,9 +241,9 @@ def _v1(values: _Values) -> Architecture:
         rotary=head_dim,
         bits=values.bits(),
         quantized_embeddings=bool(values.config.get("quantization_embeddings")),
-        mask=values.identifier("mask_token_id"),
-        gmask=values.identifier("gmask_token_id"),
-        sop=values.identifier("bos_token_id"),
+        mask=values.identifier("mask_token_id", sop - 4),  # the first releases do not say; the order was always this
+        gmask=values.identifier("gmask_token_id", sop - 3),
+        sop=sop,
     )
 
 
