@@ -259,6 +259,11 @@ class Installation:
             kb.add_documents(pushed)
             yield kb
 
+    def create(self, name: str) -> None:
+        """An empty base and the folder for its documents. KnowledgeBaseError when there is such a base already."""
+        self.home.documents(name).mkdir(parents=True, exist_ok=True)
+        Store.create(self.home.base(name), self.passport).close()
+
     def delete(self, name: str) -> None:
         """Remove what was built as `name`, damaged or not; its documents in knowledge/ stay."""
         base = self.home.base(name)

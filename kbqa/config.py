@@ -148,6 +148,9 @@ class ServerConfig:
     threads: int = 8  # searches, and answers that are quoted, at once
     concurrent_requests: int = 512  # answers that a model writes among them; more are told to try again
     max_body_mb: int = 1
+    max_upload_mb: int = 200  # of one file
+    max_upload_total_mb: int = 1024  # of all files of one request
+    max_upload_files: int = 1000  # of one request
     requests_per_minute: int = 0  # of one key; 0: any number
     concurrent_per_key: int = 0  # requests of one key at once; 0: any number
     shutdown_seconds: int = 30  # for which answers that are being written may go on when the service is stopped
@@ -437,6 +440,9 @@ def _check(config: Config) -> None:
         ("server.threads", config.server.threads, 1, 1000),
         ("server.concurrent_requests", config.server.concurrent_requests, 1, 100_000),
         ("server.max_body_mb", config.server.max_body_mb, 1, 1000),
+        ("server.max_upload_mb", config.server.max_upload_mb, 1, 1_000_000),
+        ("server.max_upload_total_mb", config.server.max_upload_total_mb, 1, 1_000_000),
+        ("server.max_upload_files", config.server.max_upload_files, 1, 100_000),
         ("server.shutdown_seconds", config.server.shutdown_seconds, 0, 3600),
     ]
     if reranker := config.retrieval.reranker:

@@ -8,7 +8,8 @@
      │   ├─ KnowledgeBaseBusy
      │   ├─ FolderGone       its documents are all missing at once, as when a share is not mounted
      │   └─ IndexMismatch    built with another embedder, splitter or format
-     ├─ RegistryError        vectorstore/kbqa.sqlite, where keys are kept, cannot be used
+     ├─ RegistryError        vectorstore/kbqa.sqlite, where keys and jobs are kept, cannot be used
+     │   └─ UnknownJob
      ├─ QuestionError        the question itself cannot be asked
      └─ GeneratorError       the model failed
          ├─ GeneratorBusy    every place in its queue is taken
@@ -30,6 +31,7 @@ __all__ = [
     "ModelError",
     "QuestionError",
     "RegistryError",
+    "UnknownJob",
     "UnknownKnowledgeBase",
 ]
 
@@ -76,6 +78,10 @@ class IndexMismatch(KnowledgeBaseError):
 
 class RegistryError(KbqaError):
     """vectorstore/kbqa.sqlite is damaged, locked, of a newer kbqa or cannot be written."""
+
+
+class UnknownJob(RegistryError):
+    """No job of that id."""
 
 
 class QuestionError(KbqaError):

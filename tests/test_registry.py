@@ -11,8 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from kbqa.errors import ConfigError, RegistryError
-from kbqa.registry import FILE, Database, KeyRing, expiry
+from kbqa.errors import ConfigError, KnowledgeBaseBusy, RegistryError, UnknownJob
+from kbqa.registry import FILE, Database, JobFile, Jobs, KeyRing, Progress, expiry
 from kbqa.registry.database import MIGRATIONS
 from kbqa.registry.keys import digest
 
@@ -218,3 +218,116 @@ def test_a_folder_in_the_files_place_is_one_clear_error(ring, path):
     path.mkdir(parents=True)
     with pytest.raises(RegistryError, match=FILE):
         ring.add("app")
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jobs(database):
+    return Jobs(database)
+
+
+def statuses(jobs, job):
+    return {file.source: file.status for file in jobs.files(job.id, 100)}
+
+
+def test_a_job_waits_runs_and_ends_and_is_told_of_all_the_while(jobs):
+    added = jobs.add("制度", "ingest", "人事", ["车辆.md", "差旅.md"])
+    assert (added.state, jobs.get(added.id)) == ("queued", added)
+    assert statuses(jobs, added) == {"车辆.md": "queued", "差旅.md": "queued"}
+    claimed = jobs.claim(())
+    assert (claimed.id, claimed.state, claimed.attempts, claimed.sources) == (
+        added.id,
+        "running",
+        1,
+        ("车辆.md", "差旅.md"),
+    )
+    done = JobFile("车辆.md", "added", "md", 3)
+    assert not jobs.tell(added.id, Progress(2, 1, "车辆.md", 3, {"added": 1}), [done])
+    assert jobs.get(added.id).progress == Progress(2, 1, "车辆.md", 3, {"added": 1})
+    jobs.finish(added.id, "done")
+    ended = jobs.get(added.id)
+    assert ended.state == "done"
+    assert ended.finished_at >= ended.started_at >= ended.created_at
+    assert statuses(jobs, added) == {"车辆.md": "added", "差旅.md": "skipped"}, "one had gone meanwhile"
+
+
+def test_jobs_of_one_base_are_done_in_order_and_never_two_at_once(jobs):
+    first, second, other = (jobs.add(base, "ingest", "x") for base in ("a", "a", "b"))
+    assert jobs.claim(()).id == first.id
+    assert jobs.claim({"a"}).id == other.id
+    assert jobs.claim({"a", "b"}) is None
+    assert jobs.claim({"b"}).id == second.id
+    assert jobs.claim(()) is None
+
+
+def test_a_job_that_waits_is_cancelled_at_once_and_one_that_runs_is_asked_to_end(jobs):
+    running, waiting = (jobs.add("a", "ingest", "x", ["1.md"]) for _ in range(2))
+    jobs.claim(())
+    assert jobs.cancel(waiting.id).state == "cancelled"
+    assert statuses(jobs, waiting) == {"1.md": "cancelled"}
+    assert jobs.cancel(running.id).state == "running"
+    assert not jobs.wanted(running.id)
+    assert jobs.tell(running.id, Progress())
+    jobs.finish(running.id, "cancelled")
+    assert jobs.cancel(running.id).state == "cancelled"
+    with pytest.raises(UnknownJob, match="there is no job nix"):
+        jobs.cancel("nix")
+
+
+def test_what_ran_when_its_process_died_begins_anew_but_not_for_ever(jobs):
+    job = jobs.add("a", "ingest", "x", ["1.md", "2.md"])
+    for attempt in range(1, 4):
+        assert jobs.claim(()).attempts == attempt
+        jobs.tell(job.id, Progress(2, 1), [JobFile("1.md", "added", "md", 7)])
+        assert [found.id for found in jobs.recover()] == [job.id]
+        assert jobs.get(job.id).state == ("queued" if attempt < 3 else "failed")
+    assert "the service ended 3 times" in jobs.get(job.id).error
+    assert jobs.claim(()) is None
+
+
+def test_what_a_job_had_done_before_it_began_anew_stays_told(jobs):
+    job = jobs.add("a", "ingest", "x", ["1.md"])
+    jobs.tell(job.id, Progress(), [JobFile("1.md", "added", "md", 7)])
+    jobs.tell(job.id, Progress(), [JobFile("1.md", "queued"), JobFile("1.md", "unchanged")])
+    assert jobs.files(job.id, 10) == [JobFile("1.md", "added", "md", 7)]
+
+
+def test_a_job_that_was_cancelled_while_its_process_died_is_not_begun_anew(jobs):
+    job = jobs.add("a", "ingest", "x")
+    jobs.claim(())
+    jobs.cancel(job.id)
+    jobs.recover()
+    assert jobs.get(job.id).state == "cancelled"
+
+
+def test_a_service_that_ends_in_an_orderly_way_counts_no_attempt(jobs):
+    job = jobs.add("a", "ingest", "x")
+    jobs.claim(())
+    jobs.put_back(job.id)
+    assert (jobs.get(job.id).state, jobs.get(job.id).attempts) == ("queued", 0)
+
+
+def test_jobs_are_listed_newest_first_and_only_those_that_may_be_seen(jobs):
+    for base in ("a", "b", "a"):
+        jobs.add(base, "ingest", "x")
+    jobs.claim(())
+    assert [job.base for job in jobs.all()] == ["a", "b", "a"]
+    assert [job.base for job in jobs.all(lambda base: base == "b")] == ["b"]
+    assert [job.state for job in jobs.all(base="a")] == ["queued", "running"]
+    assert len(jobs.all(state="queued")) == 2
+
+
+def test_so_many_jobs_may_wait_and_so_many_that_ended_are_remembered(jobs, monkeypatch):
+    monkeypatch.setattr("kbqa.registry.jobs.MOST_WAITING", 3)
+    monkeypatch.setattr("kbqa.registry.jobs.KEPT", 2)
+    first, *_ = (jobs.add("a", "ingest", "x", ["1.md"]) for _ in range(3))
+    with pytest.raises(KnowledgeBaseBusy, match="3 jobs wait already"):
+        jobs.add("a", "ingest", "x")
+    jobs.cancel(first.id)
+    last = jobs.add("a", "ingest", "x")
+    with pytest.raises(UnknownJob):
+        jobs.get(first.id)
+    assert jobs.files(first.id, 10) == []
+    assert jobs.get(last.id) == last

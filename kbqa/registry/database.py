@@ -34,6 +34,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             bases TEXT, created_at REAL NOT NULL, expires_at REAL
         )""",
     ),
+    (
+        """CREATE TABLE jobs (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, base TEXT NOT NULL, kind TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled')),
+            "by" TEXT NOT NULL, sources TEXT, allow_empty INTEGER NOT NULL,
+            created_at REAL NOT NULL, started_at REAL, finished_at REAL,
+            attempts INTEGER NOT NULL, cancel INTEGER NOT NULL,
+            note TEXT NOT NULL, error TEXT NOT NULL, error_type TEXT NOT NULL, progress TEXT NOT NULL
+        )""",
+        "CREATE INDEX jobs_by_state ON jobs (state, number)",
+        """CREATE TABLE job_files (
+            number INTEGER PRIMARY KEY, job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, source TEXT NOT NULL,
+            status TEXT NOT NULL, reader TEXT NOT NULL, chunks INTEGER NOT NULL, pages INTEGER, error TEXT NOT NULL,
+            seconds REAL NOT NULL, UNIQUE (job, source)
+        )""",
+    ),
 )
 
 

@@ -23,11 +23,15 @@ from kbqa.errors import (
     KnowledgeBaseBusy,
     QuestionError,
     RegistryError,
+    UnknownJob,
     UnknownKnowledgeBase,
 )
 
 __all__ = [
+    "Conflict",
     "Forbidden",
+    "NotFound",
+    "NotStored",
     "Overloaded",
     "Problem",
     "RequestError",
@@ -36,6 +40,7 @@ __all__ = [
     "TooLarge",
     "TooManyRequests",
     "Unauthorized",
+    "Unprocessable",
     "native_shape",
     "problem_of",
     "shaped",
@@ -60,9 +65,21 @@ class Forbidden(RequestError):
     status = 403
 
 
+class NotFound(RequestError):
+    status = 404
+
+
+class Conflict(RequestError):
+    status = 409
+
+
 class TooLarge(RequestError):
     status = 413
     headers: Mapping[str, str] = {"Connection": "close"}  # nobody reads what else comes
+
+
+class Unprocessable(RequestError):
+    status = 422
 
 
 class TooManyRequests(RequestError):
@@ -76,6 +93,12 @@ class TooManyRequests(RequestError):
 class Overloaded(RequestError):
     status = 503
     headers: Mapping[str, str] = {"Retry-After": str(AGAIN)}
+
+
+class NotStored(RequestError):
+    """The disk cannot take in what was sent."""
+
+    status = 507
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +118,7 @@ Shapes = Mapping[str, Shape]  # how a path begins -> what errors look like there
 _STATUS: tuple[tuple[type[KbqaError], int], ...] = (
     (QuestionError, 400),
     (UnknownKnowledgeBase, 404),
+    (UnknownJob, 404),
     (DocumentError, 422),
     (KnowledgeBaseBusy, 503),
     (IndexMismatch, 503),

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from kbqa.config import ingest_command
 from kbqa.errors import ConfigError, KbqaError, UnknownKnowledgeBase
 from kbqa.fields import base_fields, passport_fields
-from kbqa.registry import FILE, Database, KeyRing
+from kbqa.registry import FILE, Database, Jobs, KeyRing
 from kbqa.server.auth import Door
 from kbqa.server.logs import AuditLog, Trace
 from kbqa.server.metrics import Metrics
+from kbqa.server.runner import Runner
 from kbqa.server.stream import Feed
 from kbqa.types import Answer, GenerationRequest, Piece, Sentence, Turn
 
@@ -57,6 +58,8 @@ class Service:
         self.generator = installation.generator
         self.database = Database(installation.home.vectorstore / FILE)
         self.keys = KeyRing(self.database)
+        self.jobs = Jobs(self.database)
+        self.runner = Runner(self.jobs, installation.home)
         self.door = Door(self.keys, self.config)
         self.metrics = Metrics()
         audit = self.config.audit_log
@@ -70,6 +73,7 @@ class Service:
         self._lock = threading.Lock()
 
     def close(self) -> None:
+        self.runner.stop()
         self._workers.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             stores, self._stores = self._stores, {}
@@ -81,7 +85,8 @@ class Service:
 
     def body_limit(self, path: str) -> int:
         """Bytes that the body of a request to `path` may have."""
-        return self.config.max_body_mb * 2**20
+        uploads = path.startswith("/api/v1/kb/") and path.endswith("/documents")
+        return (self.config.max_upload_total_mb if uploads else self.config.max_body_mb) * 2**20
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """`work` in one of the threads for what is short; it waits for one in line."""
@@ -128,6 +133,14 @@ class Service:
             self._forget(name)
             unknown = dict.fromkeys(("documents", "failed", "chunks", "bytes"))
             return {"name": name, "built": True, **unknown, "error": str(error)}
+
+    def store(self, name: str) -> Store:
+        """The base as it lies on disk, whatever it was built with. UnknownKnowledgeBase."""
+        return self._store(name)[1]
+
+    def forget(self, name: str) -> None:
+        """Closes a base that is to go."""
+        self._forget(name)
 
     def _store(self, name: str) -> tuple[str, Store]:
         """The base as it lies on disk, under its checked name; opened by the first who asks."""

@@ -1,0 +1,274 @@
+"""Jobs: what was asked of a base that takes longer than a request, and how far it is.
+
+Whoever serves adds jobs and reads them; one process at a time works through them, each base's in the order in which
+they came. What a job has done already is kept: it can be begun anew at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from kbqa.errors import KnowledgeBaseBusy, UnknownJob
+from kbqa.registry.database import Database
+
+__all__ = ["ENDED", "KINDS", "STATES", "Job", "JobFile", "JobKind", "JobState", "Jobs", "Progress"]
+
+JobKind = Literal["ingest", "rebuild", "remove"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+KINDS: tuple[JobKind, ...] = get_args(JobKind)
+STATES: tuple[JobState, ...] = get_args(JobState)
+ENDED: tuple[JobState, ...] = ("done", "failed", "cancelled")
+
+MOST_WAITING = 1000  # jobs; more are told to come again
+KEPT = 1000  # jobs that have ended, the newest
+ATTEMPTS = 3  # a job in whose midst the service ended so often may be the reason for it
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many files there are to look at, how many are done and with what outcome, and which was begun last."""
+
+    total: int = 0
+    done: int = 0
+    current: str = ""
+    chunks: int = 0  # of those that went in
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`sources` None: the whole folder. Times are seconds since 1970."""
+
+    id: str
+    base: str
+    kind: JobKind
+    state: JobState
+    by: str  # the key of whoever asked for it
+    sources: tuple[str, ...] | None
+    allow_empty: bool
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    attempts: int
+    cancel: bool  # somebody wants it to end
+    note: str  # what it waits for
+    error: str
+    error_type: str
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """A file of a job. `status` is queued, reading, or as in a FileReport."""
+
+    source: str
+    status: str
+    reader: str = ""
+    chunks: int = 0
+    pages: int | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+
+_COLUMNS = ", ".join(name if name != "by" else '"by"' for name in Job.__dataclass_fields__)
+_FILE = ", ".join(JobFile.__dataclass_fields__)
+
+
+class Jobs:
+    """The jobs of an installation. Safe to use from many threads and processes; everything here blocks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- for those who ask -------------------------------------------------------------------------------------------
+
+    def add(
+        self, base: str, kind: JobKind, by: str, sources: Sequence[str] | None = None, allow_empty: bool = False
+    ) -> Job:
+        """KnowledgeBaseBusy when too many wait already."""
+        job = _new(base, kind, by, sources, allow_empty)
+        values = {
+            **{f.name: getattr(job, f.name) for f in fields(job)},
+            "sources": None if sources is None else json.dumps(job.sources, ensure_ascii=False),
+            "progress": json.dumps(asdict(job.progress)),
+        }
+        with self._database.writing() as connection:
+            (waiting,) = connection.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()
+            if waiting >= MOST_WAITING:
+                raise KnowledgeBaseBusy(f"{waiting} jobs wait already; try again when some of them are done")
+            places = ", ".join("?" * len(values))
+            connection.execute(f"INSERT INTO jobs ({_COLUMNS}) VALUES ({places})", tuple(values.values()))
+            _put_files(connection, job.id, [JobFile(source, "queued") for source in dict.fromkeys(sources or ())])
+            connection.execute(
+                "DELETE FROM jobs WHERE state IN ('done', 'failed', 'cancelled') AND number <= "
+                "(SELECT max(number) FROM jobs) - ?",
+                (KEPT,),
+            )
+        return job
+
+    def get(self, number: str) -> Job:
+        """UnknownJob when there is none of that id, or it ended long ago."""
+        with self._database.reading() as connection:
+            return _get(connection, number)
+
+    def all(
+        self, sees: Callable[[str], bool] = lambda base: True, state: JobState | None = None, base: str | None = None
+    ) -> list[Job]:
+        """Those of the bases that `sees` allows, newest first."""
+        chosen = {name: value for name, value in (("state", state), ("base", base)) if value is not None}
+        where = " AND ".join(["1", *(f"{name} = ?" for name in chosen)])
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY number DESC", tuple(chosen.values())
+            ).fetchall()
+        return [job for job in map(_job, rows) if sees(job.base)]
+
+    def files(self, job: str, limit: int, offset: int = 0) -> list[JobFile]:
+        """In the order in which they became known."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT {_FILE} FROM job_files WHERE job = ? ORDER BY number LIMIT ? OFFSET ?", (job, limit, offset)
+            ).fetchall()
+        return [JobFile(*row) for row in rows]
+
+    def cancel(self, number: str) -> Job:
+        """One that waits has ended at once, one that runs will soon; one that has ended stays as it is."""
+        with self._database.writing() as connection:
+            ended = connection.execute(
+                "UPDATE jobs SET state = 'cancelled', finished_at = ? WHERE id = ? AND state = 'queued'",
+                (time.time(), number),
+            ).rowcount
+            if ended:
+                connection.execute("UPDATE job_files SET status = 'cancelled' WHERE job = ?", (number,))
+            connection.execute("UPDATE jobs SET cancel = 1 WHERE id = ? AND state = 'running'", (number,))
+            return _get(connection, number)
+
+    def cancel_all(self, base: str) -> None:
+        for job in self.all(base=base):
+            if job.state not in ENDED:
+                self.cancel(job.id)
+
+    # --- for the one who works ---------------------------------------------------------------------------------------
+
+    def recover(self) -> list[Job]:
+        """What was running when the process ended that worked on it: begins anew, unless that happens for ever."""
+        why = f"the service ended {ATTEMPTS} times while this job ran; look for the cause in its log, then ask again"
+        with self._database.writing() as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running'").fetchall()
+            connection.execute(
+                "UPDATE jobs SET state = 'cancelled', finished_at = ?, note = '' WHERE state = 'running' AND cancel",
+                (time.time(),),
+            )
+            connection.execute(
+                "UPDATE jobs SET state = 'failed', finished_at = ?, note = '', error = ?, error_type = 'JobFailed'"
+                " WHERE state = 'running' AND attempts >= ?",
+                (time.time(), why, ATTEMPTS),
+            )
+            connection.execute("UPDATE jobs SET state = 'queued', note = '' WHERE state = 'running'")
+        return [_job(row) for row in rows]
+
+    def claim(self, busy: Collection[str]) -> Job | None:
+        """The oldest that waits and whose base is not among `busy`, which now runs; None when there is none."""
+        with self._database.reading() as connection:  # a reader, because this is asked all the time
+            waiting = connection.execute("SELECT base, id FROM jobs WHERE state = 'queued' ORDER BY number").fetchall()
+        number = next((number for base, number in waiting if base not in busy), None)
+        if number is None:
+            return None
+        with self._database.writing() as connection:
+            claimed = connection.execute(
+                "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, ?), attempts = attempts + 1"
+                " WHERE id = ? AND state = 'queued'",
+                (time.time(), number),
+            ).rowcount
+            return _get(connection, number) if claimed else None
+
+    def tell(self, number: str, progress: Progress, files: Sequence[JobFile] = (), note: str = "") -> bool:
+        """How far a job is; `files` are those about which something is new. Whether somebody wants it to end."""
+        with self._database.writing() as connection:
+            _put_files(connection, number, files)
+            connection.execute(
+                "UPDATE jobs SET progress = ?, note = ? WHERE id = ?",
+                (json.dumps(asdict(progress), ensure_ascii=False), note, number),
+            )
+            row = connection.execute("SELECT cancel FROM jobs WHERE id = ?", (number,)).fetchone()
+        return bool(row and row[0])
+
+    def wanted(self, number: str) -> bool:
+        """Whether nobody has asked for its end."""
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT cancel FROM jobs WHERE id = ?", (number,)).fetchone()
+        return bool(row) and not row[0]
+
+    def finish(self, number: str, state: JobState, error: str = "", error_type: str = "") -> None:
+        """Files that were not come to are gone when the job is done, and cancelled else."""
+        rest = ("skipped", "it was not there any more") if state == "done" else ("cancelled", "")
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE job_files SET status = ?, error = ? WHERE job = ? AND status IN ('queued', 'reading')",
+                (*rest, number),
+            )
+            connection.execute(
+                "UPDATE jobs SET state = ?, error = ?, error_type = ?, note = '', finished_at = ? WHERE id = ?",
+                (state, error, error_type, time.time(), number),
+            )
+
+    def put_back(self, number: str) -> None:
+        """The service ends in an orderly way: the job goes on when it is there again."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE jobs SET state = 'queued', note = '', attempts = attempts - 1 WHERE id = ?", (number,)
+            )
+
+
+def _new(base: str, kind: JobKind, by: str, sources: Sequence[str] | None, allow_empty: bool) -> Job:
+    return Job(
+        id=secrets.token_hex(8),
+        base=base,
+        kind=kind,
+        state="queued",
+        by=by,
+        sources=None if sources is None else tuple(sources),
+        allow_empty=allow_empty,
+        created_at=time.time(),
+        started_at=None,
+        finished_at=None,
+        attempts=0,
+        cancel=False,
+        note="",
+        error="",
+        error_type="",
+        progress=Progress(total=len(sources or ())),
+    )
+
+
+def _get(connection: sqlite3.Connection, number: str) -> Job:
+    row = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (number,)).fetchone()
+    if row is None:
+        raise UnknownJob(f"there is no job {number}; one that ended long ago is forgotten")
+    return _job(row)
+
+
+def _job(row: Sequence[Any]) -> Job:
+    values = dict(zip(Job.__dataclass_fields__, row, strict=True))
+    values["sources"] = None if values["sources"] is None else tuple(json.loads(values["sources"]))
+    values["progress"] = Progress(**json.loads(values["progress"]))
+    values["allow_empty"], values["cancel"] = bool(values["allow_empty"]), bool(values["cancel"])
+    return Job(**values)
+
+
+def _put_files(connection: sqlite3.Connection, job: str, files: Sequence[JobFile]) -> None:
+    names = JobFile.__dataclass_fields__
+    update = ", ".join(f"{name} = excluded.{name}" for name in names if name != "source")
+    connection.executemany(
+        f"INSERT INTO job_files (job, {_FILE}) VALUES (?{', ?' * len(names)})"
+        # What was done before the service ended in the midst of a job stays told as it was.
+        f" ON CONFLICT (job, source) DO UPDATE SET {update}"
+        " WHERE excluded.status NOT IN ('queued', 'unchanged') OR status IN ('queued', 'reading')",
+        [(job, *(getattr(file, name) for name in names)) for file in files],
+    )

@@ -1,0 +1,133 @@
+"""The process in which a job is done: `Runner` starts one for each.
+
+It reads its order from standard input, one line of JSON, and writes what happens to standard output, a line of JSON
+each. When standard input ends, because somebody cancelled or the service is no more, it stops behind the file it is at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kbqa.config import Home
+from kbqa.errors import KbqaError, KnowledgeBaseBusy
+from kbqa.fields import file_fields
+from kbqa.types import FileReport
+
+if TYPE_CHECKING:
+    from kbqa.build import Installation
+    from kbqa.ingest import Plan
+
+__all__ = ["main"]
+
+T = TypeVar("T")
+AGAIN = 0.5  # seconds after which a base that somebody else writes is tried again
+NICE = 10  # questions come first
+
+
+class _Stopped(Exception):
+    pass
+
+
+def main() -> None:
+    # Whatever a library prints must not stand among the messages.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if hasattr(os, "nice"):
+        os.nice(NICE)
+
+    def tell(message: Mapping[str, Any]) -> None:
+        out.write(json.dumps(message, ensure_ascii=False).encode(errors="replace").decode() + "\n")
+        out.flush()
+
+    order = json.loads(sys.stdin.buffer.readline())
+    stopped = threading.Event()
+    threading.Thread(target=_until_the_end, args=(stopped,), daemon=True).start()
+    try:
+        _Work(order, tell, stopped).run()
+        tell({"end": "done"})
+    except _Stopped:
+        tell({"end": "stopped"})
+    except (KbqaError, OSError) as error:
+        tell({"end": "failed", "type": type(error).__name__, "message": str(error)})
+
+
+def _until_the_end(stopped: threading.Event) -> None:
+    while sys.stdin.buffer.read(1024):
+        pass
+    stopped.set()
+
+
+class _Work:
+    def __init__(
+        self, order: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None], stopped: threading.Event
+    ) -> None:
+        from kbqa.build import Installation
+
+        self._installation: Installation = Installation(Home(Path(order["home"])))
+        self._base: str = order["base"]
+        self._kind: str = order["kind"]
+        self._sources: list[str] | None = order["sources"]
+        self._allow_empty: bool = order["allow_empty"]
+        self._patience: float = order["patience"]
+        self._tell = tell
+        self._stopped = stopped
+
+    def run(self) -> None:
+        if self._kind == "remove":
+            self._when_free(self._remove)
+        else:
+            self._when_free(self._ingest)
+
+    def _when_free(self, work: Callable[[], T]) -> T:
+        """`work`, as soon as nobody else writes the base; KnowledgeBaseBusy when that lasts too long."""
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                return work()
+            except KnowledgeBaseBusy as error:
+                if time.monotonic() > until:
+                    raise
+                self._tell({"waiting": str(error)})
+            if self._stopped.wait(AGAIN):
+                raise _Stopped
+
+    def _ingest(self) -> None:
+        folder = self._installation.home.documents(self._base)
+        self._installation.ingest(
+            self._base,
+            None if self._sources is None else [folder / source for source in self._sources],
+            rebuild=self._kind == "rebuild",
+            allow_empty=self._allow_empty,
+            on_plan=self._on_plan,
+            on_start=self._on_start,
+            on_file=self._on_file,
+        )
+
+    def _remove(self) -> None:
+        with self._installation.store(self._base) as store, store.write() as writer:
+            for source in self._sources or ():
+                if writer.remove(source):
+                    self._on_file(FileReport(source, "removed"))
+
+    def _on_plan(self, plan: Plan) -> None:
+        parts = (plan.read, plan.remove, plan.unchanged, plan.failed, plan.skip)
+        self._tell({"plan": plan.read, "total": sum(map(len, parts))})
+
+    def _on_start(self, source: str) -> None:
+        self._check()
+        self._tell({"start": source})
+
+    def _on_file(self, file: FileReport) -> None:
+        self._tell({"file": file_fields(file)})
+        self._check()
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
