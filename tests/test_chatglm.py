@@ -24,6 +24,7 @@ torch = pytest.importorskip("torch", reason="kbqa[glm] is not installed")
 import glmkit  # noqa: E402, F401  (one thread)
 
 from kbqa.chatglm import load_chatglm  # noqa: E402
+from kbqa.chatglm.architecture import read_architecture  # noqa: E402
 from kbqa.chatglm.checkpoint import Checkpoint  # noqa: E402
 from kbqa.chatglm.convert import convert  # noqa: E402
 from kbqa.chatglm.hub import download, find_model  # noqa: E402
