@@ -156,6 +156,7 @@ class ServerConfig:
     shutdown_seconds: int = 30  # for which answers that are being written may go on when the service is stopped
     audit_log: str | None = None  # a file that takes one line of JSON an answer: who, which base, which documents
     log_questions: bool = False  # whether questions may stand in logs
+    chatglm_knowledge: str | None = None  # the base that POST / answers from; None: the model alone answers there
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,10 +409,12 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "tru
 
 def _check(config: Config) -> None:
     """Ranges, and settings that only make sense together."""
-    try:
-        check_name(config.knowledge.default)
-    except ConfigError as error:
-        raise ConfigError(f"knowledge.default: {error}") from error
+    bases = {"knowledge.default": config.knowledge.default, "server.chatglm_knowledge": config.server.chatglm_knowledge}
+    for key, name in bases.items():
+        try:
+            _ = name is None or check_name(name)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from error
     for section in ("knowledge", "splitter", "retrieval", "prompt", "server"):
         settings = getattr(config, section)
         for f in fields(settings):

@@ -155,6 +155,7 @@ def test_a_whole_number_serves_where_a_fraction_is_wanted(load):
         ("knowledge: {workers: -1}", ["knowledge.workers", "-1", "negative"]),
         ("knowledge: {ocr: maybe}", ["knowledge.ocr", "'maybe'", "true or false"]),
         ("knowledge: {default: ../etc}", ["'../etc'", "cannot name a knowledge base"]),
+        ("server: {chatglm_knowledge: ../etc}", ["server.chatglm_knowledge: '../etc'", "cannot name a knowledge base"]),
         ("splitter: {size: 100, overlap: 80}", ["splitter.overlap", "80", "50"]),
         ("prompt: {template: '{question}'}", ["prompt.template", "{context}"]),
         ("embedder: {kind: openai}", ["embedder.kind openai", "embedder.base_url"]),
