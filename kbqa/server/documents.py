@@ -393,6 +393,8 @@ def _delete(service: Service, kb: str, files: bool) -> str:
     service.jobs.cancel_all(name)
     service.runner.wake()
     until = time.monotonic() + PATIENCE
+    while service.jobs.all(state="running", base=name) and time.monotonic() < until:  # it might make the base anew
+        time.sleep(0.1)
     while name in service.installation.bases():
         try:
             service.forget(name)

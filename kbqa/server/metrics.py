@@ -44,6 +44,13 @@ class Metrics:
             ["outcome"],
             registry=to,
         )
+        self.files = Counter(
+            "kbqa_files",
+            "Files that jobs came to, by what became of them (as in the reports).",
+            ["status"],
+            registry=to,
+        )
+        self.jobs = Counter("kbqa_jobs", "Jobs by kind and how they ended.", ["kind", "state"], registry=to)
         self.in_flight = Gauge(
             "kbqa_requests_in_flight", "Requests that are being answered.", multiprocess_mode="livesum", registry=to
         )

@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 
 from kbqa.config import Home
 from kbqa.errors import KbqaError
-from kbqa.registry import Job, JobFile, Jobs, Progress
+from kbqa.registry import ENDED, Job, JobFile, Jobs, Progress
 from kbqa.server.logs import log
+from kbqa.server.metrics import Metrics
 from kbqa.server.uploads import sweep
 
 __all__ = ["Runner"]
@@ -45,9 +46,10 @@ _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from kbqa.server.worker impo
 class Runner:
     """`start` it once, `stop` it at the end; `wake` it when there is something new, else it looks now and then."""
 
-    def __init__(self, jobs: Jobs, home: Home) -> None:
+    def __init__(self, jobs: Jobs, home: Home, metrics: Metrics) -> None:
         self._jobs = jobs
         self._home = home
+        self._metrics = metrics
         self._lock = FileLock(home.vectorstore / LOCK, thread_local=False)
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -119,14 +121,23 @@ class Runner:
 
     def _work(self, job: Job) -> None:
         try:
-            _Run(job, self._jobs, self._home, self._stopping).to_its_end()
+            files = _Run(job, self._jobs, self._home, self._stopping).to_its_end()
         except Exception as error:  # noqa: BLE001  (a job must not stay "running", whatever happened)
             log.error(f"job {job.id} broke down", exc_info=error)
             with suppress(KbqaError):
                 self._jobs.finish(job.id, "failed", f"the job broke down: {error}", type(error).__name__)
+        else:
+            self._count(job, files)
         finally:
             del self._busy[job.base]
             self._wake.set()
+
+    def _count(self, job: Job, files: Mapping[str, int]) -> None:
+        for status, count in files.items():
+            self._metrics.files.labels(status).inc(count)
+        with suppress(KbqaError):
+            if (state := self._jobs.get(job.id).state) in ENDED:
+                self._metrics.jobs.labels(job.kind, state).inc()
 
 
 class _Run:
@@ -145,7 +156,8 @@ class _Run:
         self._end: Mapping[str, Any] = {}
         self._written: object = None  # what was told last
 
-    def to_its_end(self) -> None:
+    def to_its_end(self) -> Mapping[str, int]:
+        """How many files there were, by status."""
         with tempfile.TemporaryFile() as said:
             process = self._start(said)
             try:
@@ -154,6 +166,7 @@ class _Run:
                 process.kill()
                 process.wait()
             self._finish(parting, process.returncode, said)
+        return self._counts
 
     def _start(self, said: IO[bytes]) -> subprocess.Popen[bytes]:
         """It imports from where this process does, and not from the current folder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,6 +42,10 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     if hasattr(os, "nice"):
         os.nice(NICE)
+    # Ctrl-C and systemd signal all processes: the service decides, and the readers (which inherit this) must not seem
+    # to have been brought down by their files.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
     def tell(message: Mapping[str, Any]) -> None:
         out.write(json.dumps(message, ensure_ascii=False).encode(errors="replace").decode() + "\n")
