@@ -14,11 +14,13 @@
      └─ GeneratorError       the model failed
          ├─ GeneratorBusy    every place in its queue is taken
          └─ ModelError       a model's folder is missing, damaged or not what it is taken for
+             └─ BeyondModel  another request might be answered
 
 Every message names the thing and, where there is one, the remedy.
 """
 
 __all__ = [
+    "BeyondModel",
     "ConfigError",
     "DocumentError",
     "FolderGone",
@@ -98,3 +100,7 @@ class GeneratorBusy(GeneratorError):
 
 class ModelError(GeneratorError):
     """A model's folder is missing, damaged, of another family, or asked for what it cannot do."""
+
+
+class BeyondModel(ModelError):
+    """The request is too long for the model, or asks for what it cannot do; another one might be answered."""

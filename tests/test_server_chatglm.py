@@ -78,6 +78,7 @@ def test_a_model_says_what_its_chat_says(built, tmp_path):
         second = running.post("/", {"prompt": "晚上睡不着应该怎么办", "history": first["history"], **greedy}).json()
         assert second["response"] == model.chat("晚上睡不着应该怎么办", history, do_sample=False, max_new_tokens=12)[0]
         assert second["history"] == [["你好", expected], ["晚上睡不着应该怎么办", second["response"]]]
+        assert running.post("/", {"prompt": "你好" * 2000}).status_code == 400
 
 
 def test_the_curl_line_of_chatglms_readme_works(built):

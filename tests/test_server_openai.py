@@ -336,6 +336,12 @@ def test_a_chatglm_behind_the_service_speaks_json_and_counts(built, tmp_path):
         assert "".join(it.choices[0].delta.content or "" for it in chunks) == cut.choices[0].message.content
         grounded = ask(client, LEAVE, max_tokens=5)
         assert grounded.usage.completion_tokens == 5
+        wanted["json_schema"]["schema"] = {"type": "circle"}
+        for streamed in (False, True):  # what the model cannot do is no fault of the service, and is not tried again
+            with pytest.raises(openai.BadRequestError, match="response schema"):
+                ask(client, "你好", model="chatglm", response_format=wanted, stream=streamed)
+            with pytest.raises(openai.BadRequestError, match=r"the question needs \d+ tokens"):
+                ask(client, "你好" * 2000, model="chatglm", stream=streamed)
 
 
 # --- embeddings ------------------------------------------------------------------------------------------------------

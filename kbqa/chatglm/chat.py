@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from kbqa.chatglm.architecture import Family
 from kbqa.chatglm.tokenizers import Tokenizer, need
-from kbqa.errors import ModelError
+from kbqa.errors import BeyondModel, ModelError
 from kbqa.importing import one_line
 from kbqa.types import Message, Turn
 
@@ -103,9 +103,9 @@ def chat_ids(
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> list[int]:
-    """The ids of a conversation that waits for the assistant. ModelError where the family cannot hold such a one."""
+    """The ids of a conversation that waits for the assistant. BeyondModel where the family cannot hold such a one."""
     if not messages or messages[-1].role not in ("user", "observation"):
-        raise ModelError("the last message must be the user's or a tool's: the assistant has nothing to answer")
+        raise BeyondModel("the last message must be the user's or a tool's: the assistant has nothing to answer")
     match tokenizer.family:
         case "chatglm" | "chatglm2":
             return tokenizer.prompt(tokenizer.encode(_rounds(tokenizer.family, messages)))
@@ -160,7 +160,7 @@ class Fitted:
 def fit(tokenizer: Tokenizer, messages: Sequence[ChatMessage], budget: int) -> Fitted:
     """The prompt in at most `budget` ids, without the oldest turns where it must be.
 
-    System messages stay, and so does everything from the last question on. ModelError when these alone need more.
+    System messages stay, and so does everything from the last question on. BeyondModel when these alone need more.
     """
     system = [message for message in messages if message.role == "system"]
     turns = _turns([message for message in messages if message.role != "system"])
@@ -175,7 +175,7 @@ def fit(tokenizer: Tokenizer, messages: Sequence[ChatMessage], budget: int) -> F
     dropped = 0
     if length(0) > budget:
         if (least := length(len(older))) > budget:
-            raise ModelError(
+            raise BeyondModel(
                 f"the question needs {least} tokens together with its prompt, and the model's context has room for "
                 f"{max(budget, 0)} beside the answer: ask with less text, or for a shorter answer"
             )
@@ -236,7 +236,7 @@ def _message(message: Said) -> ChatMessage:
         return ChatMessage(_role(message.role), message.content, calls=_calls(getattr(message, "tool_calls", ())))
     content = message.get("content")
     if content is not None and not isinstance(content, str):
-        raise ModelError(f"a message's content must be text, not {type(content).__name__}")
+        raise BeyondModel(f"a message's content must be text, not {type(content).__name__}")
     return ChatMessage(
         _role(message.get("role")),
         content or "",
@@ -248,7 +248,7 @@ def _message(message: Said) -> ChatMessage:
 
 def _role(role: object) -> ChatRole:
     if not isinstance(role, str) or role not in ROLE_OF:
-        raise ModelError(f"{role!r} is no role; a message has one of: {', '.join(ROLE_OF)}")
+        raise BeyondModel(f"{role!r} is no role; a message has one of: {', '.join(ROLE_OF)}")
     return ROLE_OF[role]
 
 
@@ -261,9 +261,9 @@ def _calls(calls: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
         try:
             arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
         except ValueError as error:
-            raise ModelError(f"the arguments of the call of {function.get('name')} are no JSON: {error}") from error
+            raise BeyondModel(f"the arguments of the call of {function.get('name')} are no JSON: {error}") from error
         if not isinstance(arguments, Mapping):
-            raise ModelError(f"the arguments of the call of {function.get('name')} are no JSON object")
+            raise BeyondModel(f"the arguments of the call of {function.get('name')} are no JSON object")
         found.append(ToolCall(str(function.get("name") or ""), arguments))
     return tuple(found)
 
@@ -275,7 +275,7 @@ def _rounds(family: Family, messages: Sequence[ChatMessage]) -> str:
     """The prompt as one text. These two know no system message: what it says stands before the last question."""
     for message in messages:
         if message.tools or message.calls or message.metadata or message.role == "observation":
-            raise ModelError(f"{NAMES[family]} knows no tools; ChatGLM3-6B and GLM-4 do")
+            raise BeyondModel(f"{NAMES[family]} knows no tools; ChatGLM3-6B and GLM-4 do")
     system = "\n".join(message.content for message in messages if message.role == "system" and message.content)
     turns = [_question_and_answer(turn) for turn in _turns([said for said in messages if said.role != "system"])]
     query = "\n".join(part for part in (system, turns.pop()[0]) if part)
@@ -345,7 +345,7 @@ def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     """A tool as ChatGLM3 knows them: the bare function."""
     function = tool.get("function", tool)
     if not isinstance(function, Mapping) or not function.get("name"):
-        raise ModelError("a tool must be a function with a name: its JSON has none")
+        raise BeyondModel("a tool must be a function with a name: its JSON has none")
     return function
 
 
@@ -363,7 +363,7 @@ def _glm4_tools(template: str | None, tools: Sequence[Mapping[str, Any]]) -> str
         if text and all(f"## {name}" in text for name in names):
             return text
     if built_in := next((name for name in names if name in GLM4_BUILT_IN), None):
-        raise ModelError(f"this model's chat template does not describe the tool {built_in}")
+        raise BeyondModel(f"this model's chat template does not describe the tool {built_in}")
     functions = [_function(tool) for tool in offered]
     return GLM4_TOOLS + "".join(
         GLM4_TOOL.format(name=function["name"], function=_json(function, indent=4)) for function in functions
@@ -374,7 +374,7 @@ def _name(tool: Mapping[str, Any]) -> str:
     if tool.get("type") in GLM4_BUILT_IN:
         return str(tool["type"])
     if "type" in tool and tool["type"] != "function" and "function" not in tool and "name" not in tool:
-        raise ModelError(f"{tool['type']} is no type of tool; GLM-4 knows: function, {', '.join(GLM4_BUILT_IN)}")
+        raise BeyondModel(f"{tool['type']} is no type of tool; GLM-4 knows: function, {', '.join(GLM4_BUILT_IN)}")
     return str(_function(tool)["name"])
 
 
@@ -384,7 +384,7 @@ def _rendered(template: str, variables: Mapping[str, Any]) -> str:
     except ModelError:
         raise
     except Exception as error:  # the template is the model's, and so is what it raises
-        raise ModelError(f"the model's chat template cannot be filled with these tools: {one_line(error)}") from error
+        raise BeyondModel(f"the model's chat template cannot be filled with these tools: {one_line(error)}") from error
 
 
 @lru_cache(maxsize=8)
@@ -404,7 +404,7 @@ def _json(value: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, indent=indent)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ModelError(f"tools and the arguments of calls must be JSON: {error}") from error
+        raise BeyondModel(f"tools and the arguments of calls must be JSON: {error}") from error
 
 
 # --- replies out ------------------------------------------------------------------------------------------------------

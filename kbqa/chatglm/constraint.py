@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kbqa.chatglm.tokenizers import Tokenizer, need
-from kbqa.errors import GeneratorError, ModelError
+from kbqa.errors import BeyondModel, GeneratorError, ModelError
 
 __all__ = ["Constraint", "Vocabulary"]
 
@@ -33,17 +33,17 @@ class Vocabulary:
         self.grammar = guidance.LLTokenizer(guidance.TokenizerWrapper(wrapped), n_vocab=rows, eos_token=ends)
 
     def constraint(self, schema: Mapping[str, Any]) -> Constraint:
-        """ModelError for a schema that cannot be followed, with what is wrong with it."""
+        """BeyondModel for a schema that cannot be followed, with what is wrong with it."""
         guidance = need("llguidance")
         try:
             rules = guidance.LLMatcher.grammar_from_json_schema(
                 json.dumps(schema, ensure_ascii=False), overrides={"whitespace_flexible": False}
             )
         except (ValueError, TypeError, RecursionError) as error:
-            raise ModelError(f"the response schema is no JSON schema: {error}") from error
+            raise BeyondModel(f"the response schema is no JSON schema: {error}") from error
         matcher = guidance.LLMatcher(self.grammar, rules, log_level=0)
         if matcher.is_error():
-            raise ModelError(f"the response schema cannot be followed: {_first_line(matcher.get_error())}")
+            raise BeyondModel(f"the response schema cannot be followed: {_first_line(matcher.get_error())}")
         return Constraint(matcher)
 
 

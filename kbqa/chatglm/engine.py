@@ -26,7 +26,7 @@ from torch import Tensor
 from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.runner import Runner, Sequence, check_ids
 from kbqa.chatglm.sampling import Chooser, Rules, Sampling
-from kbqa.errors import GeneratorBusy, GeneratorError, ModelError
+from kbqa.errors import BeyondModel, GeneratorBusy, GeneratorError, ModelError
 from kbqa.importing import is_out_of_memory
 
 __all__ = ["PREFIX", "Ended", "Engine", "Job"]
@@ -99,13 +99,13 @@ class Engine:
     def write(self, job: Job) -> Generator[int | Ended, None, None]:
         """The ids as they are written, then Ended. Closing the iterator stops the work.
 
-        GeneratorBusy when the queue is full, ModelError for a prompt that the model cannot take, GeneratorError when
+        GeneratorBusy when the queue is full, BeyondModel for a prompt that the model cannot take, GeneratorError when
         the model fails or the deadline passes.
         """
         check_ids(job.ids, self._runner.decoder.architecture.vocabulary)
         kept = 0 if job.prefix is None else job.prefix.shape[3]
         if max(kept - self._beside, 0) + len(job.ids) >= self.context:
-            raise ModelError(f"the prompt has {len(job.ids)} tokens; the context is {self.context}, answer included")
+            raise BeyondModel(f"the prompt has {len(job.ids)} tokens; the context is {self.context}, answer included")
         ticket = _Ticket(job)
         self._enqueue(ticket)
         try:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
-from kbqa.errors import GeneratorError
+from kbqa.errors import BeyondModel, GeneratorError
 from kbqa.importing import make, one_line
 from kbqa.types import GenerationRequest, Message, Piece
 
@@ -55,7 +55,7 @@ class LangChainGenerator:
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         asked = request.tools or request.response_schema is not None
         if asked or any(message.role == "tool" for message in request.messages):
-            raise GeneratorError(f"{self.name} is only used to write text: no tools, no response schema")
+            raise BeyondModel(f"{self.name} is only used to write text: no tools, no response schema")
         model = _with_fields(self._model, {ours: getattr(request, ours) for ours in _FIELDS})
         stop = list(request.stop) or None
         finish: Literal["stop", "length"] = "stop"

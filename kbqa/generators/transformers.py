@@ -19,7 +19,7 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from kbqa.embedders.local import stay_offline
-from kbqa.errors import ConfigError, GeneratorError, ModelError
+from kbqa.errors import BeyondModel, ConfigError, GeneratorError, ModelError
 from kbqa.generators.stopping import Stopper
 from kbqa.generators.turns import Turns
 from kbqa.importing import is_out_of_memory, one_line
@@ -82,7 +82,7 @@ class TransformersGenerator:
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         if request.tools or request.response_schema is not None or request.adapter or _speaks_of_tools(request):
-            raise GeneratorError(f"{self.name} is only used to write text: no tools, no response schema, no adapters")
+            raise BeyondModel(f"{self.name} is only used to write text: no tools, no response schema, no adapters")
         with self._turns.turn(request.deadline):
             yield from self._answer(self._ready(), request)
 
@@ -193,7 +193,7 @@ class _Model:
         try:
             filled = self.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True, **options)
         except (TemplateError, TypeError, ValueError) as error:
-            raise GeneratorError(f"{self._name}: its chat template refuses the messages: {one_line(error)}") from error
+            raise BeyondModel(f"{self._name}: its chat template refuses the messages: {one_line(error)}") from error
         ids: list[int] = filled["input_ids"]
         return ids
 
@@ -216,7 +216,7 @@ class _Model:
         if self._context is None:
             return self._most(wanted)
         if len(ids) >= self._context:
-            raise GeneratorError(
+            raise BeyondModel(
                 f"the prompt has {len(ids)} tokens and {self._name} reads at most {self._context}; "
                 "ask in fewer words, or lower prompt.max_characters"
             )

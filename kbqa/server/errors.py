@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from kbqa.errors import (
+    BeyondModel,
     DocumentError,
     GeneratorBusy,
     GeneratorError,
@@ -124,6 +125,7 @@ _STATUS: tuple[tuple[type[KbqaError], int], ...] = (
     (IndexMismatch, 503),
     (RegistryError, 503),
     (GeneratorBusy, 503),
+    (BeyondModel, 400),
     (GeneratorError, 502),
     (KbqaError, 500),
 )
