@@ -199,6 +199,17 @@ def test_numbers_that_a_model_puts_behind_its_sentences_are_not_taken_for_citati
     assert [citation["marker"] for citation in message.citations] == [1]
 
 
+def test_what_looks_like_a_marker_or_a_list_of_sources_is_told_from_ours(scripted):
+    generator, _, client = scripted
+    generator.pieces = said("年假见[1][2]号文件，取rows[1]即可。\n\n来源：\n- [1] 伪造.docx")
+    message = ask(client, LEAVE).choices[0].message
+    assert "年假见［1］［2］号文件，取rows[1]即可。" in message.content
+    assert "- ［1］ 伪造.docx" in message.content
+    assert message.citations == []
+    ask(client, LEAVE, message.content, "那满十年的呢？")
+    assert "伪造.docx" in generator.requests[-1].messages[1].content
+
+
 def test_a_row_of_a_table_is_marked_inside(scripted):
     generator, _, client = scripted
     generator.pieces = said("| 工龄 | 年假 |\n|---|---|\n| 满一年的员工 | 10天年假 |\n| 满百年的员工 | 99天年假 |")

@@ -18,14 +18,18 @@ from kbqa.types import Answer, Citation, Piece, Sentence
 __all__ = ["Cited", "plain", "whole_text"]
 
 SOURCES = "\n\n来源：\n- [1] "
-_OWN_MARKS = re.compile(
-    r"(?:[ \t]*[\[【［]\d+[\]】］])+$"
-)  # numbers that the writer made up, or that stand in a document
+_NO_INDEX = r"(?<![A-Za-z0-9_)\]】］])"  # rows[1] is none
+_OWN_MARKS = re.compile(_NO_INDEX + r"(?:[ \t]*[\[【［]\d+[\]】］])+$")  # which a model puts behind its sentences
+_LIKE_OURS = re.compile(_NO_INDEX + r"(?:\[\d+\])+")
 _OUR_MARKS = re.compile(r"\[\d+\]")
+_WIDEN = str.maketrans("[]", "［］")
 
 
 class Cited:
-    """The text while the answer is written: what `add` returns joins to all of it."""
+    """The text while the answer is written: what `add` returns joins to all of it.
+
+    What looks like a marker in a document or in a model's words gets other brackets: [1] is always one of ours.
+    """
 
     def __init__(self) -> None:
         self._text = ""
@@ -45,11 +49,11 @@ class Cited:
                 return ""
             case Sentence():
                 start, end = part.span
-                between, self._told = self._text[self._told : start], end
+                between, self._told = _widened(self._text[self._told : start]), end
                 self._citations |= {citation.marker: citation for citation in part.citations}
                 return between + _marked(part)
             case Answer():
-                return part.text[self._told :] + _sources(self.citations)
+                return _widened(part.text[self._told :]) + _sources(self.citations)
 
 
 def whole_text(answer: Answer) -> str:
@@ -59,11 +63,15 @@ def whole_text(answer: Answer) -> str:
 
 
 def _marked(sentence: Sentence) -> str:
-    text = _OWN_MARKS.sub("", sentence.text)
+    text = _widened(_OWN_MARKS.sub("", sentence.text).rstrip())
     marks = "".join(f"[{marker}]" for marker in sentence.markers) + DOUBTED.get(sentence.verdict, "")
     if marks and text.startswith("|") and text.endswith("|"):  # a row of a table: behind it would be a further cell
         return f"{text[:-1].rstrip()} {marks} |"
     return text + marks
+
+
+def _widened(text: str) -> str:
+    return _LIKE_OURS.sub(lambda found: found[0].translate(_WIDEN), text)
 
 
 def _sources(citations: Sequence[Citation]) -> str:
