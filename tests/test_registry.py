@@ -283,8 +283,30 @@ def test_what_ran_when_its_process_died_begins_anew_but_not_for_ever(jobs):
         jobs.tell(job.id, Progress(2, 1), [JobFile("1.md", "added", "md", 7)])
         assert [found.id for found in jobs.recover()] == [job.id]
         assert jobs.get(job.id).state == ("queued" if attempt < 3 else "failed")
-    assert "the service ended 3 times" in jobs.get(job.id).error
+    assert "the service ended or broke down 3 times" in jobs.get(job.id).error
     assert jobs.claim(()) is None
+
+
+def test_uploads_that_wait_one_behind_the_other_are_done_in_one_go(jobs):
+    first, second, third = (jobs.add("a", "ingest", "x", [f"{name}.md"]) for name in "123")
+    jobs.add("b", "ingest", "x", ["b.md"])
+    whole = jobs.add("a", "ingest", "x")
+    behind = jobs.add("a", "ingest", "x", ["4.md"])
+    assert [job.id for job in jobs.claim_alike(jobs.claim(()))] == [second.id, third.id]
+    assert [jobs.get(job.id).state for job in (first, second, third, whole)] == ["running"] * 3 + ["queued"]
+    for job in (first, second, third):
+        jobs.finish(job.id, "done")
+    claimed = jobs.claim({"b"})
+    assert (claimed.id, jobs.claim_alike(claimed)) == (whole.id, [])
+    assert jobs.get(behind.id).state == "queued"
+
+
+def test_a_job_on_which_nobody_works_is_found_beside_those_that_run(jobs):
+    lost, works = jobs.add("a", "ingest", "x"), jobs.add("b", "ingest", "x")
+    jobs.claim(())
+    jobs.claim({"a"})
+    assert [job.id for job in jobs.recover({"b"})] == [lost.id]
+    assert jobs.get(works.id).state == "running"
 
 
 def test_what_a_job_had_done_before_it_began_anew_stays_told(jobs):

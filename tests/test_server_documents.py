@@ -17,7 +17,7 @@ from serverkit import serving, wait_until
 
 from kbqa.build import Installation
 from kbqa.config import Config, Home
-from kbqa.errors import DocumentError
+from kbqa.errors import DocumentError, RegistryError
 from kbqa.server import auth, runner
 from kbqa.server.uploads import as_source, below
 from kbqa.store import verify
@@ -601,6 +601,39 @@ def test_a_job_that_waits_for_its_turn_is_cancelled_at_once(service, home):
         second,
         first,
     ]
+
+
+def test_many_uploads_of_one_file_each_are_taken_in_together(service, home):
+    with written_by_somebody_else(home):
+        told = [upload(service, (name, content)).json()["job"]["id"] for name, content in many(12)]
+        wait_until(lambda: service.http.get(f"/api/v1/jobs/{told[0]}").json()["note"])
+        gone = told.pop(5)
+        assert service.http.delete(f"/api/v1/jobs/{gone}").status_code == 200
+    done = [ended(service.http, job) for job in told]
+    assert [job["state"] for job in done] == ["done"] * 11
+    assert all(
+        job["progress"] | {"current": ""} == {"total": 1, "done": 1, "current": "", "chunks": 1, "counts": {"added": 1}}
+        for job in done
+    )
+    assert [[file["source"] for file in job["files"]] for job in done] == [job["sources"] for job in done]
+    assert ended(service.http, gone)["state"] == "cancelled"
+    assert len({job["finished_at"][:19] for job in done}) <= 4, "a process for each would have taken longer"
+    assert service.ask("编号7的设备由哪个组保管？").json()["grounded"]
+
+
+def test_a_registry_that_fails_for_a_while_leaves_no_job_stuck(service, monkeypatch):
+    jobs, finish = service.service.jobs, service.service.jobs.finish
+    failures = []
+
+    def failing(*arguments):
+        if not failures:
+            failures.append(arguments)
+            raise RegistryError("the disk is full")
+        return finish(*arguments)
+
+    monkeypatch.setattr(jobs, "finish", failing)
+    assert taken_in(service, ("食堂.txt", CANTEEN))["state"] == "done"
+    assert failures
 
 
 def test_a_base_that_somebody_writes_for_too_long_fails_the_job(service, home, monkeypatch):

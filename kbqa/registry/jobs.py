@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import takewhile
 from typing import Any, Literal, get_args
 
 from kbqa.errors import KnowledgeBaseBusy, UnknownJob
@@ -26,6 +27,7 @@ STATES: tuple[JobState, ...] = get_args(JobState)
 ENDED: tuple[JobState, ...] = ("done", "failed", "cancelled")
 
 MOST_WAITING = 1000  # jobs; more are told to come again
+MOST_ALIKE = 200  # jobs that are done in one go
 KEPT = 1000  # jobs that have ended, the newest
 ATTEMPTS = 3  # a job in whose midst the service ended so often may be the reason for it
 
@@ -140,12 +142,8 @@ class Jobs:
     def cancel(self, number: str) -> Job:
         """One that waits has ended at once, one that runs will soon; one that has ended stays as it is."""
         with self._database.writing() as connection:
-            ended = connection.execute(
-                "UPDATE jobs SET state = 'cancelled', finished_at = ? WHERE id = ? AND state = 'queued'",
-                (time.time(), number),
-            ).rowcount
-            if ended:
-                connection.execute("UPDATE job_files SET status = 'cancelled' WHERE job = ?", (number,))
+            if _get(connection, number).state == "queued":
+                _end(connection, number, "cancelled")
             connection.execute("UPDATE jobs SET cancel = 1 WHERE id = ? AND state = 'running'", (number,))
             return _get(connection, number)
 
@@ -156,22 +154,23 @@ class Jobs:
 
     # --- for the one who works ---------------------------------------------------------------------------------------
 
-    def recover(self) -> list[Job]:
-        """What was running when the process ended that worked on it: begins anew, unless that happens for ever."""
-        why = f"the service ended {ATTEMPTS} times while this job ran; look for the cause in its log, then ask again"
+    def recover(self, busy: Collection[str] = ()) -> list[Job]:
+        """What was running when the process ended that worked on it: begins anew, unless that happens for ever.
+
+        Nothing of the bases in `busy`, whose jobs do run.
+        """
+        why = f"the service ended or broke down {ATTEMPTS} times while this job ran; look for the cause in its log"
         with self._database.writing() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running'").fetchall()
-            connection.execute(
-                "UPDATE jobs SET state = 'cancelled', finished_at = ?, note = '' WHERE state = 'running' AND cancel",
-                (time.time(),),
-            )
-            connection.execute(
-                "UPDATE jobs SET state = 'failed', finished_at = ?, note = '', error = ?, error_type = 'JobFailed'"
-                " WHERE state = 'running' AND attempts >= ?",
-                (time.time(), why, ATTEMPTS),
-            )
-            connection.execute("UPDATE jobs SET state = 'queued', note = '' WHERE state = 'running'")
-        return [_job(row) for row in rows]
+            lost = [job for job in map(_job, rows) if job.base not in busy]
+            for job in lost:
+                if job.cancel:
+                    _end(connection, job.id, "cancelled")
+                elif job.attempts >= ATTEMPTS:
+                    _end(connection, job.id, "failed", why, "JobFailed")
+                else:
+                    connection.execute("UPDATE jobs SET state = 'queued', note = '' WHERE id = ?", (job.id,))
+        return lost
 
     def claim(self, busy: Collection[str]) -> Job | None:
         """The oldest that waits and whose base is not among `busy`, which now runs; None when there is none."""
@@ -181,12 +180,22 @@ class Jobs:
         if number is None:
             return None
         with self._database.writing() as connection:
-            claimed = connection.execute(
-                "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, ?), attempts = attempts + 1"
-                " WHERE id = ? AND state = 'queued'",
-                (time.time(), number),
-            ).rowcount
-            return _get(connection, number) if claimed else None
+            return _run(connection, number) if _get(connection, number).state == "queued" else None
+
+    def claim_alike(self, job: Job) -> list[Job]:
+        """Those that wait right behind `job`, which was claimed, and can be done in one go with it: they run now.
+
+        To take in files by their names costs little beside beginning to, and programs upload them one by one.
+        """
+        if job.kind != "ingest" or job.sources is None:
+            return []
+        with self._database.writing() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' AND base = ? ORDER BY number LIMIT ?",
+                (job.base, MOST_ALIKE),
+            ).fetchall()
+            alike = takewhile(lambda other: other.kind == "ingest" and other.sources is not None, map(_job, rows))
+            return [_run(connection, other.id) for other in alike]
 
     def tell(self, number: str, progress: Progress, files: Sequence[JobFile] = (), note: str = "") -> bool:
         """How far a job is; `files` are those about which something is new. Whether somebody wants it to end."""
@@ -207,16 +216,8 @@ class Jobs:
 
     def finish(self, number: str, state: JobState, error: str = "", error_type: str = "") -> None:
         """Files that were not come to are gone when the job is done, and cancelled else."""
-        rest = ("skipped", "it was not there any more") if state == "done" else ("cancelled", "")
         with self._database.writing() as connection:
-            connection.execute(
-                "UPDATE job_files SET status = ?, error = ? WHERE job = ? AND status IN ('queued', 'reading')",
-                (*rest, number),
-            )
-            connection.execute(
-                "UPDATE jobs SET state = ?, error = ?, error_type = ?, note = '', finished_at = ? WHERE id = ?",
-                (state, error, error_type, time.time(), number),
-            )
+            _end(connection, number, state, error, error_type)
 
     def put_back(self, number: str) -> None:
         """The service ends in an orderly way: the job goes on when it is there again."""
@@ -247,11 +248,30 @@ def _new(base: str, kind: JobKind, by: str, sources: Sequence[str] | None, allow
     )
 
 
+def _run(connection: sqlite3.Connection, number: str) -> Job:
+    connection.execute(
+        "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, ?), attempts = attempts + 1 WHERE id = ?",
+        (time.time(), number),
+    )
+    return _get(connection, number)
+
+
 def _get(connection: sqlite3.Connection, number: str) -> Job:
     row = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (number,)).fetchone()
     if row is None:
         raise UnknownJob(f"there is no job {number}; one that ended long ago is forgotten")
     return _job(row)
+
+
+def _end(connection: sqlite3.Connection, number: str, state: JobState, error: str = "", error_type: str = "") -> None:
+    rest = ("skipped", "it was not there any more") if state == "done" else ("cancelled", "")
+    connection.execute(
+        "UPDATE job_files SET status = ?, error = ? WHERE job = ? AND status IN ('queued', 'reading')", (*rest, number)
+    )
+    connection.execute(
+        "UPDATE jobs SET state = ?, error = ?, error_type = ?, note = '', finished_at = ? WHERE id = ?",
+        (state, error, error_type, time.time(), number),
+    )
 
 
 def _job(row: Sequence[Any]) -> Job:

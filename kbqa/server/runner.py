@@ -16,9 +16,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from filelock import FileLock, Timeout
@@ -56,6 +56,7 @@ class Runner:
         self._busy: dict[str, threading.Thread] = {}  # base -> who works on it
         self._thread = threading.Thread(target=self._run, name="kbqa-jobs", daemon=True)
         self._complained = ""
+        self._lost = False  # whether a job may be "running" on which nobody works
 
     def start(self) -> None:
         self._thread.start()
@@ -114,47 +115,94 @@ class Runner:
         return True
 
     def _begin(self) -> None:
+        if self._lost:
+            self._jobs.recover(self._busy.keys())
+            self._lost = False
         while len(self._busy) < AT_ONCE and (job := self._jobs.claim(self._busy.keys())):
-            thread = threading.Thread(target=self._work, args=(job,), name=f"kbqa-job-{job.id}", daemon=True)
+            together = [job, *self._jobs.claim_alike(job)]
+            thread = threading.Thread(target=self._work, args=(together,), name=f"kbqa-job-{job.id}", daemon=True)
             self._busy[job.base] = thread
             thread.start()
 
-    def _work(self, job: Job) -> None:
+    def _work(self, together: Sequence[Job]) -> None:
         try:
-            files = _Run(job, self._jobs, self._home, self._stopping).to_its_end()
+            files = _Run(together, self._jobs, self._home, self._stopping).to_its_end()
+            for status, count in files.items():
+                self._metrics.files.labels(status).inc(count)
+            for job in together:
+                if (state := self._jobs.get(job.id).state) in ENDED:
+                    self._metrics.jobs.labels(job.kind, state).inc()
         except Exception as error:  # noqa: BLE001  (a job must not stay "running", whatever happened)
-            log.error(f"job {job.id} broke down", exc_info=error)
-            with suppress(KbqaError):
-                self._jobs.finish(job.id, "failed", f"the job broke down: {error}", type(error).__name__)
-        else:
-            self._count(job, files)
+            log.error(f"job {together[0].id} broke down", exc_info=error)
+            self._lost = True
         finally:
-            del self._busy[job.base]
+            del self._busy[together[0].base]
             self._wake.set()
 
-    def _count(self, job: Job, files: Mapping[str, int]) -> None:
-        for status, count in files.items():
-            self._metrics.files.labels(status).inc(count)
-        with suppress(KbqaError):
-            if (state := self._jobs.get(job.id).state) in ENDED:
-                self._metrics.jobs.labels(job.kind, state).inc()
+
+@dataclass
+class _Share:
+    """What one job has of what a process does."""
+
+    job: Job
+    progress: Progress = field(default_factory=Progress)
+    counts: Counter[str] = field(default_factory=Counter)
+    known: set[str] = field(default_factory=set)
+    news: dict[str, JobFile] = field(default_factory=dict)
+    written: object = None  # what was told last
+
+    def __post_init__(self) -> None:
+        self.known = set(self.job.sources or ())
+        self.progress = Progress(total=len(self.known))
+
+    def plan(self, read: Sequence[str], total: int) -> None:
+        self.counts.clear()
+        if self.job.sources is None:
+            self.progress = Progress(total=total)
+            self.known.update(read)
+            self.news |= {source: JobFile(source, "queued") for source in read}
+
+    def begin(self, source: str) -> None:
+        if source in self.known:
+            self.progress = replace(self.progress, current=source)
+            self.news[source] = JobFile(source, "reading")
+
+    def end(self, file: JobFile) -> None:
+        if self.job.sources is not None and file.source not in self.known:
+            return
+        self.counts[file.status] += 1
+        new = file.chunks if file.status in ("added", "updated") else 0
+        self.progress = replace(
+            self.progress,
+            done=self.counts.total(),
+            total=max(self.progress.total, self.counts.total()),
+            chunks=self.progress.chunks + new,
+            counts=dict(self.counts),
+        )
+        if file.status != "unchanged" or file.source in self.known:  # what nobody asked for is only counted
+            self.news[file.source] = file
+
+    def tell(self, jobs: Jobs, note: str) -> bool:
+        """Writes down what is new; whether somebody wants the job to end."""
+        news, self.news = self.news, {}
+        if news or (self.progress, note) != self.written:
+            self.written = self.progress, note
+            return jobs.tell(self.job.id, self.progress, list(news.values()), note)
+        return not jobs.wanted(self.job.id)
 
 
 class _Run:
-    """One job and the process that does it."""
+    """Jobs that are done in one go, mostly one, and the process that does them."""
 
-    def __init__(self, job: Job, jobs: Jobs, home: Home, stopping: threading.Event) -> None:
-        self._job = job
+    def __init__(self, together: Sequence[Job], jobs: Jobs, home: Home, stopping: threading.Event) -> None:
+        self._shares = [_Share(job) for job in together]
+        self._first = together[0]
         self._jobs = jobs
         self._home = home
         self._stopping = stopping
-        self._progress = Progress(total=len(job.sources or ()))
         self._counts: Counter[str] = Counter()
-        self._known = set(job.sources or ())
-        self._news: dict[str, JobFile] = {}
         self._note = ""
         self._end: Mapping[str, Any] = {}
-        self._written: object = None  # what was told last
 
     def to_its_end(self) -> Mapping[str, int]:
         """How many files there were, by status."""
@@ -206,12 +254,13 @@ class _Run:
         return parting
 
     def _order(self) -> Mapping[str, Any]:
+        sources = [source for share in self._shares for source in share.job.sources or ()]
         return {
             "home": str(self._home.folder),
-            "base": self._job.base,
-            "kind": self._job.kind,
-            "sources": self._job.sources,
-            "allow_empty": self._job.allow_empty,
+            "base": self._first.base,
+            "kind": self._first.kind,
+            "sources": None if self._first.sources is None else list(dict.fromkeys(sources)),
+            "allow_empty": self._first.allow_empty,
             "patience": PATIENCE,
         }
 
@@ -231,62 +280,48 @@ class _Run:
     def _hear(self, message: Mapping[str, Any]) -> None:
         match message:
             case {"plan": read, "total": total}:
-                self._progress, self._note = replace(self._progress, total=total), ""
-                self._counts.clear()
-                self._known.update(read)
-                self._news |= {source: JobFile(source, "queued") for source in read}
+                self._note = ""
+                for share in self._shares:
+                    share.plan(read, total)
             case {"start": source}:
-                self._progress = replace(self._progress, current=source)
-                self._news[source] = JobFile(source, "reading")
+                for share in self._shares:
+                    share.begin(source)
             case {"file": fields}:
-                self._done(JobFile(**fields))
+                file = JobFile(**fields)
+                self._counts[file.status] += 1
+                for share in self._shares:
+                    share.end(file)
             case {"waiting": why}:
                 self._note = why
             case {"end": _}:
                 self._end = message
 
-    def _done(self, file: JobFile) -> None:
-        self._counts[file.status] += 1
-        new = file.chunks if file.status in ("added", "updated") else 0
-        self._progress = replace(
-            self._progress,
-            done=self._counts.total(),
-            total=max(self._progress.total, self._counts.total()),
-            chunks=self._progress.chunks + new,
-            counts=dict(self._counts),
-        )
-        if file.status != "unchanged" or file.source in self._known:  # what nobody asked for is only counted
-            self._news[file.source] = file
-
     def _tell(self) -> bool:
-        """Writes down what is new; whether somebody wants the job to end."""
-        news, self._news = self._news, {}
-        if news or (self._progress, self._note) != self._written:
-            self._written = self._progress, self._note
-            return self._jobs.tell(self._job.id, self._progress, list(news.values()), self._note)
-        return not self._jobs.wanted(self._job.id)
+        """Writes down what is new; whether somebody wants one of the jobs to end."""
+        wishes = [share.tell(self._jobs, self._note) for share in self._shares]
+        return any(wishes)
 
     def _finish(self, parting: bool, code: int, said: IO[bytes]) -> None:
-        match self._end.get("end"):
-            case "done":
-                self._progress = replace(self._progress, current="")
-                self._tell()
-                self._jobs.finish(self._job.id, "done")
-            case "failed":
-                self._jobs.finish(self._job.id, "failed", self._end["message"], self._end["type"])
-            case _ if parting:
-                self._jobs.put_back(self._job.id)
-            case _ if not self._jobs.wanted(self._job.id):
-                self._jobs.finish(self._job.id, "cancelled")
-            case _:
-                log.error(f"the process of job {self._job.id} ended with exit code {code}: {_last(said)}")
-                self._jobs.finish(
-                    self._job.id,
-                    "failed",
-                    f"the process that did it ended with exit code {code}; what is done is kept, ask again for the "
-                    "rest (the log of the service says more)",
-                    "JobFailed",
-                )
+        died = not self._end and not parting
+        if died and self._wanted():
+            log.error(f"the process of job {self._first.id} ended with exit code {code}: {_last(said)}")
+        for share in self._shares:
+            job = share.job.id
+            match self._end.get("end"):
+                case "done":
+                    self._jobs.finish(job, "done")
+                case "failed":
+                    self._jobs.finish(job, "failed", self._end["message"], self._end["type"])
+                case _ if not self._jobs.wanted(job):
+                    self._jobs.finish(job, "cancelled")
+                case _ if died and self._wanted():
+                    why = f"the process that did it ended with exit code {code}; what is done is kept, ask again for"
+                    self._jobs.finish(job, "failed", f"{why} the rest (the log of the service says more)", "JobFailed")
+                case _:  # the service ends, or one that it ran together with was cancelled
+                    self._jobs.put_back(job)
+
+    def _wanted(self) -> bool:
+        return all(self._jobs.wanted(share.job.id) for share in self._shares)
 
 
 def _pump(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
