@@ -34,7 +34,7 @@ from kbqa.evaluation.benchmark import Question, load_benchmark, opened
 from kbqa.evaluation.refusal import WRONG_REFUSALS, answered_at, auc
 from kbqa.evaluation.scores import contains
 from kbqa.evidence import WEIGHTS, Candidate, gather
-from kbqa.generators.extractive import pick
+from kbqa.generators.extractive import ENOUGH, NEAR, pick
 from kbqa.retriever.confidence import COEFFICIENTS, LOOKED_AT, features
 from kbqa.sentences import sentence_spans
 from kbqa.types import Hit
@@ -238,7 +238,7 @@ def main() -> None:
     rankers = [fit_ranker([case for case, f in zip(fitted, fold, strict=True) if f != held]) for held in range(FOLDS)]
     scores = [matrix(case) @ rankers[f] for case, f in zip(fitted, fold, strict=True)]
     first = len(cases[FITTED[0]])
-    for near, enough in ((0.0, 0), (1.5, 90), (3.0, 90), (4.0, 90), (4.0, 110)):
+    for near, enough in ((0.0, 0), (1.5, ENOUGH), (NEAR, ENOUGH), (4.0, ENOUGH), (4.0, 110)):
         for name, part in zip(FITTED, (slice(0, first), slice(first, None)), strict=True):
             report_answers(name, fitted[part], scores[part], near, enough)
 

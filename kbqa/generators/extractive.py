@@ -19,8 +19,8 @@ __all__ = ["ExtractiveGenerator", "pick"]
 # word of the question that no quoted one does, and leaves the answer short. Chosen of the pairs that
 # scripts/fit_evidence.py prints: what further length buys gets less and less.
 NEAR = 3.0
-ENOUGH = 90  # characters
-LIST = 160  # characters of a sentence with semicolons that is quoted whole
+ENOUGH = 84  # characters
+LIST = 100  # characters of a sentence with semicolons that is quoted whole
 
 
 class ExtractiveGenerator:
