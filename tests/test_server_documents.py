@@ -140,6 +140,7 @@ def test_files_of_all_kinds_are_taken_in_and_a_broken_one_says_why(service, home
     assert "坏的.pdf" in status["坏的.pdf"][1]
     assert status["空的.md"][0] == "failed"
     assert job["progress"]["counts"] == {"added": 3, "failed": 2}
+    assert job["progress"]["current"] == ""
     assert (job["progress"]["done"], job["progress"]["total"]) == (5, 5)
     assert on_disk(home) == ["公告/2026/放假.html", "员工手册.md", "坏的.pdf", "空的.md", "设备.csv", "食堂.txt"]
 
@@ -286,6 +287,7 @@ def test_a_name_is_made_one_that_every_system_can_hold(name, source):
         "Thumbs.db",
         "无后缀",
         "\u200b/a.md",
+        "坏\ufffd.md",
     ],
 )
 def test_a_name_that_cannot_be_a_documents_is_refused(name):
@@ -403,6 +405,8 @@ def test_a_file_is_given_to_be_saved_and_never_to_be_shown(service):
         "%2fetc%2fpasswd",
         "a%00b",
         "..%5c..%5cx",
+        "a" * 300 + ".md",
+        "x" * 5000,
         ".hidden.md",
     ],
 )

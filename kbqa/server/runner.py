@@ -309,6 +309,8 @@ class _Run:
             job = share.job.id
             match self._end.get("end"):
                 case "done":
+                    share.progress = replace(share.progress, current="")
+                    share.tell(self._jobs, "")
                     self._jobs.finish(job, "done")
                 case "failed":
                     self._jobs.finish(job, "failed", self._end["message"], self._end["type"])

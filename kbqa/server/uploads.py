@@ -69,6 +69,8 @@ def as_source(name: str) -> str:
     text = unicodedata.normalize("NFC", name).replace("\\", "/")
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
         raise DocumentError(f"{name!r} has control characters in its name; rename it")
+    if "\ufffd" in text:
+        raise DocumentError(f"{name!r} is neither UTF-8 nor GB18030; rename it, or send its name as UTF-8")
     if text.startswith("/") or _DRIVE.match(text):
         raise DocumentError(f"{name!r} is an absolute path; send the name alone, or with folders below the base")
     parts = [_part(part, name) for part in text.split("/")]
@@ -107,6 +109,8 @@ def below(folder: Path, source: str) -> Path | None:
     path = folder.joinpath(*parts)
     try:
         root = folder.resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # whether the system can have such a name at all
         return path if root in path.resolve().parents and root in (path.parent / "x").resolve().parents else None
     except (OSError, RuntimeError, ValueError):  # RuntimeError: links in a circle
         return None
