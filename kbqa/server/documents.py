@@ -20,7 +20,7 @@ from kbqa.server.jobs import JobFields, Limit, Offset, Reader, Writer, at, job_f
 from kbqa.server.native import WholeBaseFields
 from kbqa.server.request import ERRORS, Json, Text, service_of, trace_of
 from kbqa.server.service import Service
-from kbqa.server.uploads import HIDDEN, Limits, Received, Receiver, as_source, below, boundary_of, place
+from kbqa.server.uploads import HIDDEN, Limits, Received, Receiver, as_source, below, boundary_of, place, settle
 from kbqa.store import StoredDocument
 
 __all__ = ["router"]
@@ -193,6 +193,7 @@ def _placed(files: list[Received], folder: Path, replace: bool) -> tuple[list[tu
     if not placed:
         more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
         raise Unprocessable(f"no file was taken in: {rejected[0][1]}{more}")
+    settle(folder, [source for _, source in placed.values()])
     return list(placed.values()), rejected
 
 

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,7 +31,7 @@ from kbqa.store.files import sync
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-__all__ = ["Limits", "Received", "Receiver", "as_source", "below", "boundary_of", "place", "sweep"]
+__all__ = ["Limits", "Received", "Receiver", "as_source", "below", "boundary_of", "place", "settle", "sweep"]
 
 HIDDEN = ".uploading-"
 OLD = 86_400.0  # seconds after which what an upload left behind belongs to nobody any more
@@ -264,7 +264,13 @@ def place(file: Received, folder: Path, source: str, replace: bool) -> None:
             file.path.replace(target)
         else:
             _place_new(file, target, source)
-        sync(target.parent)
+
+
+def settle(folder: Path, sources: Iterable[str]) -> None:
+    """Brings the names of what was placed safely to disk, as its contents are already."""
+    with _room(folder):
+        for parent in {folder / parent for source in sources for parent in PurePosixPath(source).parents}:
+            sync(parent)
 
 
 def _place_new(file: Received, target: Path, source: str) -> None:
