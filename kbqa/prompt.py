@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from kbqa.config import DEFAULT_TEMPLATE
+from kbqa.errors import QuestionError
 from kbqa.types import Message, Turn
 
-__all__ = ["PASSAGE_SEPARATOR", "fill", "fit", "messages"]
+__all__ = ["PASSAGE_SEPARATOR", "checked", "fill", "fit", "messages"]
 
 PASSAGE_SEPARATOR = "\n\n"
 
@@ -43,3 +44,24 @@ def messages(prompt: str, history: Sequence[Turn] = (), turns: int | None = None
     for question, answer in recent:
         said += [Message("user", question), Message("assistant", answer)]
     return (*said, Message("user", prompt))
+
+
+def checked(conversation: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The conversation, if a generator can go on with it: somebody waits for an answer, and tools answer calls.
+
+    QuestionError tells what is wrong, messages counted from 1.
+    """
+    if not conversation or conversation[-1].role not in ("user", "tool"):
+        last = f"it is the {conversation[-1].role}'s" if conversation else "there is none"
+        raise QuestionError(
+            f"the last message must be the user's or a tool's, so that there is an answer to give; {last}"
+        )
+    called: set[str] = set()
+    for number, message in enumerate(conversation, 1):
+        if message.role == "tool" and message.tool_call_id not in called:
+            raise QuestionError(
+                f"message {number} answers the tool call {message.tool_call_id!r}, which no message before it made; "
+                "send the assistant's message with its tool_calls too"
+            )
+        called |= {call["id"] for call in message.tool_calls}
+    return conversation

@@ -202,7 +202,7 @@ def test_who_leaves_while_the_prompt_is_read_leaves_nothing_that_spoils_who_come
         return read(self, sequence, most)
 
     monkeypatch.setattr(Runner, "read", slow)
-    monkeypatch.setattr("kbqa.chatglm.engine.ALONE", 8)
+    monkeypatch.setattr("kbqa.chatglm.engine.CHUNK", 8)
     with engine_of(decoder, slots=2) as engine:
         ticket = _Ticket(Job([5] * 80, GREEDY, 5, frozenset(), prefix=broken))
         engine._enqueue(ticket)

@@ -8,6 +8,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
 from kbqa.errors import QuestionError
+from kbqa.prompt import checked
 from kbqa.types import Message, Role
 
 __all__ = ["conversation"]
@@ -26,20 +27,7 @@ _UNSAID = {"tool_call", "tool_call_chunk", "tool_use", "function_call", "reasoni
 def conversation(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     """What waits for an answer. QuestionError tells which message cannot be taken, counted from 1, and why."""
     ours = tuple(_message(number, message) for number, message in enumerate(messages, 1))
-    if not ours or ours[-1].role not in ("user", "tool"):
-        last = f"it is the {ours[-1].role}'s" if ours else "there is none"
-        raise QuestionError(
-            f"the last message must be the user's or a tool's, so that there is an answer to give; {last}"
-        )
-    called: set[str] = set()
-    for number, message in enumerate(ours, 1):
-        if message.role == "tool" and message.tool_call_id not in called:
-            raise QuestionError(
-                f"message {number} answers the tool call {message.tool_call_id!r}, which no message before it made; "
-                "send the assistant's message with its tool_calls too"
-            )
-        called |= {call["id"] for call in message.tool_calls}
-    return ours
+    return checked(ours)
 
 
 def _message(number: int, message: BaseMessage) -> Message:

@@ -31,7 +31,7 @@ class KbqaRetriever(BaseRetriever):
 
     `page_content` is the passage, table rows with their header. The metadata holds id, source, title, heading, page,
     span, score and the `confidence` in [0, 1] that the passages answer the question. Below `min_confidence` nothing
-    is returned at all: 0.5 is what `kbqa ask` refuses at.
+    is returned at all; `kbqa ask` refuses below `retrieval.min_confidence` of config.yaml.
     """
 
     knowledge_base: _KnowledgeBase

@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from kbqa.chatglm.decoder import Decoder
-from kbqa.chatglm.runner import Runner, Sequence, check_ids
+from kbqa.chatglm.runner import CHUNK, Runner, Sequence, check_ids
 from kbqa.chatglm.sampling import Chooser, Rules, Sampling
 from kbqa.errors import BeyondModel, GeneratorBusy, GeneratorError, ModelError
 from kbqa.importing import is_out_of_memory
 
 __all__ = ["PREFIX", "Ended", "Engine", "Job"]
 
-ALONE, SHARED = 512, 64  # tokens of a prompt that are read in one go: when nobody else writes, and when somebody does
+SHARED = 64  # tokens of a prompt that are read in one go while others write; CHUNK when nobody does
 PREFIX = 128  # room kept beside the context for a P-Tuning prefix; the length that the original trains
 
 
@@ -182,7 +182,7 @@ class Engine:
         reading = [ticket for ticket in self._running if ticket.sequence is not None and ticket.sequence.unread]
         writing = [ticket for ticket in self._running if ticket not in reading]
         if reading:
-            self._read(reading[0], SHARED if writing else ALONE)
+            self._read(reading[0], SHARED if writing else CHUNK)
         if writing:
             self._write(writing)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from kbqa.errors import UnknownJob
-from kbqa.registry import ENDED, Job, JobFile, JobState
+from kbqa.registry import ENDED, Job, JobState
 from kbqa.server.auth import Caller, allow
 from kbqa.server.request import ERRORS, Json, service_of, trace_of
 from kbqa.server.service import Service
@@ -108,18 +109,6 @@ def job_fields(job: Job) -> dict[str, Any]:
     }
 
 
-def _file_fields(file: JobFile) -> dict[str, Any]:
-    return {
-        "source": file.source,
-        "status": file.status,
-        "reader": file.reader,
-        "chunks": file.chunks,
-        "pages": file.pages,
-        "error": file.error,
-        "seconds": file.seconds,
-    }
-
-
 _WITHOUT_BODY = {status: said for status, said in ERRORS.items() if status not in (400, 408, 413, 502)}
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 
@@ -149,7 +138,7 @@ async def show_job(job: str, request: Request, caller: Reader, limit: Limit = SH
 def _shown(service: Service, number: str, caller: Caller, limit: int, offset: int) -> dict[str, Any]:
     job = _visible(service, number, caller)
     files = service.jobs.files(job.id, limit, offset)
-    return {**job_fields(job), "files": [_file_fields(file) for file in files]}
+    return {**job_fields(job), "files": [asdict(file) for file in files]}
 
 
 def _visible(service: Service, number: str, caller: Caller) -> Job:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
 from kbqa.fields import citation_fields
+from kbqa.prompt import checked
 from kbqa.server.auth import Caller, allow
 from kbqa.server.cited import Cited, plain, whole_text
 from kbqa.server.errors import Problem, RequestError, problem_of
@@ -333,19 +334,9 @@ def _clean(value: T) -> T:
 
 
 def _conversation(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """As a generator takes them; BadRequest tells which message cannot be taken, counted from 1, and why."""
+    """As a generator takes them; the error tells which message cannot be taken, counted from 1, and why."""
     ours = tuple(_message(number, message) for number, message in enumerate(messages, 1))
-    if ours[-1].role not in ("user", "tool"):
-        raise BadRequest(f"the last message must be the user's or a tool's; it is the {ours[-1].role}'s")
-    called: set[str] = set()
-    for number, message in enumerate(ours, 1):
-        if message.role == "tool" and message.tool_call_id not in called:
-            raise BadRequest(
-                f"message {number} answers the tool call {message.tool_call_id!r}, which no message before it made; "
-                "send the assistant's message with its tool_calls too"
-            )
-        called |= {call["id"] for call in message.tool_calls}
-    return ours
+    return checked(ours)
 
 
 def _message(number: int, message: ChatMessage) -> Message:
