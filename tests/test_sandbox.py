@@ -84,7 +84,8 @@ def test_jobs_are_taken_only_as_workers_are_free(file):
         outcomes = box.read_all(jobs())
         for seen in range(1, 10):
             next(outcomes)
-            assert len(taken) <= seen + 4
+            time.sleep(0.02)  # a caller slower than the workers
+            assert len(taken) <= seen + 3
         outcomes.close()
         assert only(box.read_all([file("后来", "后来.txt")])).document.text == "后来"
 

@@ -104,7 +104,8 @@ class Sandbox:
         self._workers.clear()
 
     def read_all(self, jobs: Iterable[tuple[Path, str]]) -> Iterator[Outcome]:
-        """Reads each (path, source), yields as files finish. Jobs are taken one for each free worker, not ahead.
+        """Reads each (path, source), yields as files finish. A job is taken when a worker is free for it and the caller
+        is not behind: at most as many outcomes lie here, with all their chunks and vectors, as there are workers.
 
         Raises KbqaError when workers cannot start at all.
         """
@@ -112,25 +113,26 @@ class Sandbox:
         done: list[Outcome] = []
         try:
             while True:
-                busy = self._hand_out(waiting)
+                busy = self._hand_out(waiting, len(done))
                 if not busy and not done:
                     return
                 done += self._finished(busy, block=not done)
-                self._hand_out(waiting)  # so that all work goes on while the caller looks at this one
+                self._hand_out(waiting, len(done))  # so that all work goes on while the caller looks at this one
                 if done:
                     yield done.pop(0)
         finally:
             for worker in [worker for worker in self._workers if worker.job]:
                 self._drop(worker)
 
-    def _hand_out(self, waiting: Iterator[tuple[Path, str]]) -> list[_Worker]:
-        """Gives every free worker a job while there are any; the workers that have one."""
-        while self._has_room() and (job := next(waiting, None)):
-            self._free().begin(*job)
-        return [worker for worker in self._workers if worker.job]
-
-    def _has_room(self) -> bool:
-        return len(self._workers) < self._most or any(not worker.job for worker in self._workers)
+    def _hand_out(self, waiting: Iterator[tuple[Path, str]], done: int) -> list[_Worker]:
+        """Gives free workers jobs while there are any, and while not too much is `done` that nobody has taken; the
+        workers that have one."""
+        busy = [worker for worker in self._workers if worker.job]
+        while len(busy) < min(self._most, 2 * self._most - done) and (job := next(waiting, None)):
+            worker = self._free()
+            worker.begin(*job)
+            busy.append(worker)
+        return busy
 
     def _free(self) -> _Worker:
         """An idle worker, or a new one."""
