@@ -10,6 +10,7 @@ from kbqa.cli.bases import bases
 from kbqa.cli.common import Root
 from kbqa.cli.doctor import doctor
 from kbqa.cli.evaluate import evaluation
+from kbqa.cli.feedback import feedback
 from kbqa.cli.ingesting import add, ingest
 from kbqa.cli.keys import keys
 from kbqa.cli.models import models
@@ -17,6 +18,7 @@ from kbqa.cli.reading import read
 from kbqa.cli.screen import prepare_streams
 from kbqa.cli.serving import serve
 from kbqa.cli.setting_up import completion, init
+from kbqa.cli.tuning import tuning
 
 __all__ = ["kbqa", "main"]
 
@@ -33,7 +35,10 @@ def kbqa() -> None:
     """
 
 
-for command in (init, ingest, ask, chat, search, read, add, bases, keys, serve, evaluation, models, doctor, completion):
+for command in (
+    *(init, ingest, ask, chat, search, read, add, bases, keys, serve),
+    *(evaluation, models, tuning, doctor, completion),
+):
     kbqa.add_command(command)
 
 
