@@ -8,8 +8,9 @@
      │   ├─ KnowledgeBaseBusy
      │   ├─ FolderGone       its documents are all missing at once, as when a share is not mounted
      │   └─ IndexMismatch    built with another embedder, splitter or format
-     ├─ RegistryError        vectorstore/kbqa.sqlite, where keys and jobs are kept, cannot be used
-     │   └─ UnknownJob
+     ├─ RegistryError        vectorstore/kbqa.sqlite, where keys, jobs and feedback are kept, cannot be used
+     │   ├─ UnknownJob
+     │   └─ UnknownFeedback
      ├─ QuestionError        the question itself cannot be asked
      └─ GeneratorError       the model failed
          ├─ GeneratorBusy    every place in its queue is taken
@@ -35,6 +36,7 @@ __all__ = [
     "RegistryError",
     "UnknownJob",
     "UnknownKnowledgeBase",
+    "UnknownFeedback",
 ]
 
 
@@ -88,6 +90,10 @@ class UnknownJob(RegistryError):
 
 class QuestionError(KbqaError):
     """The question is empty or too long."""
+class UnknownFeedback(RegistryError):
+    """No feedback of that id that this key may change."""
+
+
 
 
 class GeneratorError(KbqaError):

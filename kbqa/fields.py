@@ -6,7 +6,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from kbqa.types import REFUSAL
+
 if TYPE_CHECKING:
+    from kbqa.registry import Feedback
     from kbqa.retriever import Retrieval
     from kbqa.store import StoredDocument
     from kbqa.store.catalogue import Counts, Passport
@@ -18,6 +21,7 @@ __all__ = [
     "base_fields",
     "citation_fields",
     "document_fields",
+    "feedback_fields",
     "file_fields",
     "passport_fields",
     "search_fields",
@@ -116,4 +120,23 @@ def file_fields(file: FileReport) -> dict[str, Any]:
         "pages": file.pages,
         "error": file.error,
         "seconds": file.seconds,
+    }
+
+
+def feedback_fields(feedback: Feedback) -> dict[str, Any]:
+    """A row of questions as `kbqa eval answers` takes them: `answer` is what was told, good only where the rating is
+    up; `source` is where it stood."""
+    return {
+        "id": feedback.id,
+        "time": datetime.fromtimestamp(feedback.created_at, UTC).isoformat(timespec="seconds"),
+        "base": feedback.base,
+        "who": feedback.who,
+        "user": feedback.user,
+        "rating": feedback.rating,
+        "comment": feedback.comment,
+        "question": feedback.question,
+        "answer": feedback.answer,
+        "answerable": REFUSAL not in feedback.answer,
+        "source": list(dict.fromkeys(citation["source"] for citation in feedback.citations)),
+        "citations": list(feedback.citations),
     }

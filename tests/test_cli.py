@@ -27,6 +27,7 @@ from click.testing import CliRunner
 from kbqa.cli import kbqa
 from kbqa.cli.checks import EXTRAS, gpu_finding
 from kbqa.cli.screen import quoted, shown
+from kbqa.registry import FILE, Database, Feedback, FeedbackLog
 from kbqa.types import REFUSAL
 
 HANDBOOK = """# 员工手册
@@ -1424,3 +1425,34 @@ def test_revoking_the_last_key_says_what_that_means(shell):
 def test_what_a_key_command_cannot_do_is_one_line_and_makes_no_key(shell, arguments, said):
     assert said in shell("key", *arguments, code=1).stderr
     assert shell.json("key", "list") == [{"keys": []}]
+
+
+# --- feedback --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rated(shell):
+    with closing(Database(shell.home / "vectorstore" / FILE)) as database:
+        log = FeedbackLog(database)
+        log.add(Feedback("default", "page", "up", "年假有几天？", "10天。\x1b[2J"))
+        log.add(Feedback("default", "page", "down", "病假呢？", "80%。", comment="不全"))
+        log.add(Feedback("制度", "app", "up", "谁批准？", REFUSAL))
+    return shell
+
+
+def test_feedback_is_exported_to_a_file_or_to_the_screen(rated, tmp_path):
+    file = tmp_path / "评价.jsonl"
+    assert "2 in" in rated("feedback", "export", file, "--kb", "default").output
+    told = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [(line["question"], line["rating"], line["comment"]) for line in told] == [
+        ("年假有几天？", "up", ""),
+        ("病假呢？", "down", "不全"),
+    ]
+    assert [line["answerable"] for line in rated.json("feedback", "export", "--rating", "up")] == [True, False]
+    assert "\x1b" not in rated("feedback", "export").stdout
+
+
+def test_feedback_that_is_not_there_is_told_of(rated):
+    assert "there is no such feedback on nix" in rated("feedback", "export", "--kb", "nix").output
+    assert "there is no such feedback" in rated("feedback", "export", "--since", "2999-01-01").output
+    assert "write it as 2026-11-21" in rated("feedback", "export", "--since", "gestern", code=1).output

@@ -1,4 +1,4 @@
-"""vectorstore/kbqa.sqlite: keys that many threads and processes look at, on a file that may be damaged or gone."""
+"""vectorstore/kbqa.sqlite: what many threads and processes look at, on a file that may be damaged or gone."""
 
 import os
 import re
@@ -8,11 +8,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
-from kbqa.errors import ConfigError, KnowledgeBaseBusy, RegistryError, UnknownJob
-from kbqa.registry import FILE, Database, JobFile, Jobs, KeyRing, Progress, expiry
+from kbqa.errors import ConfigError, KnowledgeBaseBusy, RegistryError, UnknownFeedback, UnknownJob
+from kbqa.registry import FILE, Database, Feedback, FeedbackLog, JobFile, Jobs, KeyRing, Progress, expiry
 from kbqa.registry.database import MIGRATIONS
 from kbqa.registry.keys import digest
 
@@ -353,3 +354,67 @@ def test_so_many_jobs_may_wait_and_so_many_that_ended_are_remembered(jobs, monke
         jobs.get(first.id)
     assert jobs.files(first.id, 10) == []
     assert jobs.get(last.id) == last
+
+
+# --- feedback --------------------------------------------------------------------------------------------------------
+
+CITED = {"marker": 1, "source": "员工手册.md", "page": None, "heading": "年假", "quote": "10天", "span": [3, 6]}
+
+
+@pytest.fixture
+def feedback(database):
+    return FeedbackLog(database)
+
+
+def liked(question="年假有几天？", base="制度", who="人事", **fields):
+    return Feedback(base, who, fields.pop("rating", "up"), question, "10天。", **fields)
+
+
+def test_feedback_is_kept_as_it_was_given(feedback):
+    given = liked(comment="正是我要的", citations=(CITED,), user="张三")
+    feedback.add(given)
+    assert list(feedback.all()) == [given]
+
+
+def test_feedback_is_found_by_base_rating_and_time(feedback):
+    old, down, other = liked(created_at=NOW), liked(rating="down"), liked(base="default")
+    for given in (old, down, other):
+        feedback.add(given)
+    assert list(feedback.all()) == [old, down, other]
+    assert list(feedback.all("制度")) == [old, down]
+    assert list(feedback.all("制度", "down")) == [down]
+    assert list(feedback.all(since=NOW + 1)) == [down, other]
+
+
+def test_feedback_can_be_changed_by_the_key_that_gave_it_alone(feedback):
+    given = liked()
+    feedback.add(given)
+    feedback.change(replace(given, rating="down", comment="过时了"))
+    assert [(found.rating, found.comment) for found in feedback.all()] == [("down", "过时了")]
+    for foreign in (replace(given, who="财务"), replace(given, base="default"), replace(given, id="nix")):
+        with pytest.raises(UnknownFeedback, match="no feedback"):
+            feedback.change(foreign)
+    assert [found.rating for found in feedback.all()] == ["down"]
+
+
+def test_the_newest_feedback_is_kept_and_all_of_it_read_page_by_page(feedback, monkeypatch):
+    monkeypatch.setattr("kbqa.registry.feedback.KEPT", 5)
+    monkeypatch.setattr("kbqa.registry.feedback.PAGE", 2)
+    for number in range(8):
+        feedback.add(liked(str(number)))
+    assert [found.question for found in feedback.all()] == list("34567")
+
+
+def test_a_registry_of_an_earlier_version_is_brought_up_to_date_with_what_it_holds(path):
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as earlier:
+        for statement in (*MIGRATIONS[0], *MIGRATIONS[1]):
+            earlier.execute(statement)
+        earlier.execute("INSERT INTO keys VALUES ('app', 'd', 'h', 'read', NULL, 0, NULL)")
+        earlier.execute("PRAGMA user_version = 2")
+        earlier.commit()
+    database = Database(path)
+    FeedbackLog(database).add(liked())
+    assert [key.name for key in KeyRing(database).all()] == ["app"]
+    assert len(list(FeedbackLog(database).all())) == 1
+    database.close()

@@ -19,6 +19,7 @@ from serverkit import JSON, events_of, serving, wait_until
 from kbqa.build import Installation
 from kbqa.chain import KnowledgeBase
 from kbqa.config import Config, Home
+from kbqa.evaluation import ask_all, load_questions, located
 from kbqa.fields import answer_fields, search_fields
 from kbqa.server import auth, front, stream
 from kbqa.server.auth import is_loopback
@@ -713,3 +714,105 @@ def test_closing_the_service_closes_its_bases(home):
         store.counts()
     with closing(running.http):
         pass
+
+
+# --- feedback --------------------------------------------------------------------------------------------------------
+
+FEEDBACK = "/api/v1/kb/default/feedback"
+
+
+def rated(running, rating="up", question=LEAVE, **fields):
+    """What a page sends when somebody has pressed a thumb."""
+    told = running.ask(question).json()
+    answer = {"question": told["question"], "answer": told["answer"], "citations": told["citations"]}
+    return running.post(FEEDBACK, {**answer, "rating": rating, **fields})
+
+
+def lines_of(response):
+    assert response.status_code == 200, response.text
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def test_feedback_is_kept_with_what_was_asked_and_told(home):
+    with serving(home) as running:
+        given = rated(running, "down", comment="过时了")
+        assert given.status_code == 201
+        (line,) = lines_of(running.http.get(FEEDBACK))
+        told = running.ask(LEAVE).json()
+    assert line["id"] == given.json()["id"]
+    assert (line["base"], line["who"], line["rating"], line["comment"]) == ("default", "local", "down", "过时了")
+    assert [line[name] for name in ("question", "answer", "citations")] == [
+        told[name] for name in ("question", "answer", "citations")
+    ]
+
+
+def test_who_changes_his_mind_changes_his_feedback(home):
+    with serving(home) as running:
+        first = rated(running, "down").json()["id"]
+        again = rated(running, "up", id=first)
+        assert (again.status_code, again.json()) == (200, {"id": first})
+        assert [line["rating"] for line in lines_of(running.http.get(FEEDBACK))] == ["up"]
+        assert error_of(rated(running, "up", id="nix"), 404)[0] == "UnknownFeedback"
+
+
+def test_feedback_is_exported_by_rating_and_time(home):
+    with serving(home) as running:
+        rated(running, "up")
+        rated(running, "down", NOWHERE)
+        assert [line["rating"] for line in lines_of(running.http.get(FEEDBACK, params={"rating": "down"}))] == ["down"]
+        assert lines_of(running.http.get(FEEDBACK, params={"since": "2999-01-01"})) == []
+        assert len(lines_of(running.http.get(FEEDBACK, params={"since": "2020-01-01T00:00:00+08:00"}))) == 2
+
+
+def test_what_was_answered_well_becomes_questions_to_measure_by(home, tmp_path):
+    with serving(home) as running:
+        rated(running, "up")
+        rated(running, "up", NOWHERE)
+        exported = running.http.get(FEEDBACK, params={"rating": "up"})
+    file = tmp_path / "liked.jsonl"
+    file.write_bytes(exported.content)
+    with Installation(Home(home), Config()).open("default") as base:
+        questions = located(file, load_questions(file), ["员工手册.md"], "default")
+        report = ask_all(base, questions)
+    assert [question.answerable for question in questions] == [True, False]
+    assert [reply.verdict for reply in report.replies] == ["right", "refused rightly"]
+
+
+def test_whoever_may_ask_may_give_feedback_and_only_who_may_write_reads_it(keyed):
+    running, ring = keyed
+    reader, other = (running.with_key(ring.add(name).secret) for name in ("读者", "另一位"))
+    writer = running.with_key(ring.add("管理", "write", ["default"]).secret)
+    given = rated(reader).json()["id"]
+    assert error_of(reader.http.get(FEEDBACK), 403)
+    assert [line["who"] for line in lines_of(writer.http.get(FEEDBACK))] == ["读者"]
+    assert error_of(rated(other, "down", id=given), 404)[0] == "UnknownFeedback"
+    assert error_of(writer.http.get("/api/v1/kb/制度/feedback"), 403)
+    assert error_of(running.post(FEEDBACK, {"question": "x", "answer": "y", "rating": "up"}), 401)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        (FEEDBACK, b"{", 400, "not valid JSON"),
+        (FEEDBACK, {"question": "x", "answer": "y"}, 422, "rating: Field required"),
+        (FEEDBACK, {"question": "x", "answer": "y", "rating": "great"}, 422, "rating: "),
+        (FEEDBACK, {"question": "", "answer": "y", "rating": "up"}, 422, "question: "),
+        (FEEDBACK, {"question": "x", "answer": "长" * 100_001, "rating": "up"}, 422, "answer: "),
+        (FEEDBACK, {"question": "x", "answer": "y", "rating": "up", "citations": [{}]}, 422, "citations.0.source"),
+        (FEEDBACK, {"question": "x", "answer": "y", "rating": "up", "citations": [5] * 201}, 422, "citations: "),
+        ("/api/v1/kb/nix/feedback", {"question": "x", "answer": "y", "rating": "up"}, 404, "nix"),
+        ("/api/v1/kb/..%2Fetc/feedback", {"question": "x", "answer": "y", "rating": "up"}, 404, ""),
+    ],
+)
+def test_feedback_that_is_none_is_refused(service, path, body, status, said):
+    assert said in error_of(service.post(path, body), status)[1]
+    assert error_of(service.http.get(FEEDBACK, params={"since": "soon"}), 422)
+
+
+def test_feedback_holds_any_text(home):
+    with serving(home) as running:
+        strange = b'{"question": "\\ud800?", "answer": "\\u0000<script>", "rating": "up", "comment": "\\udc00"}'
+        given = running.post(FEEDBACK, strange)
+        assert given.status_code == 201, given.text
+        (line,) = lines_of(running.http.get(FEEDBACK))
+    assert (line["question"], line["answer"], line["comment"]) == ("\ufffd?", "\0<script>", "\ufffd")

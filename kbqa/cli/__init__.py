@@ -37,7 +37,7 @@ def kbqa() -> None:
 
 for command in (
     *(init, ingest, ask, chat, search, read, add, bases, keys, serve),
-    *(evaluation, models, tuning, doctor, completion),
+    *(feedback, evaluation, models, tuning, doctor, completion),
 ):
     kbqa.add_command(command)
 

@@ -1,14 +1,18 @@
 """What belongs to the whole installation and not to one base: vectorstore/kbqa.sqlite."""
 
 from kbqa.registry.database import FILE, Database
+from kbqa.registry.feedback import RATINGS, Feedback, FeedbackLog, Rating
 from kbqa.registry.jobs import ENDED, Job, JobFile, Jobs, JobState, Progress
 from kbqa.registry.keys import SCOPES, Key, KeyRing, NewKey, Scope, expiry
 
 __all__ = [
     "ENDED",
     "FILE",
+    "RATINGS",
     "SCOPES",
     "Database",
+    "Feedback",
+    "FeedbackLog",
     "Job",
     "JobFile",
     "JobState",
@@ -17,6 +21,7 @@ __all__ = [
     "KeyRing",
     "NewKey",
     "Progress",
+    "Rating",
     "Scope",
     "expiry",
 ]

@@ -50,6 +50,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             seconds REAL NOT NULL, UNIQUE (job, source)
         )""",
     ),
+    (
+        """CREATE TABLE feedback (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, base TEXT NOT NULL, who TEXT NOT NULL,
+            user TEXT NOT NULL, rating TEXT NOT NULL CHECK (rating IN ('up', 'down')),
+            question TEXT NOT NULL, answer TEXT NOT NULL, comment TEXT NOT NULL, citations TEXT NOT NULL,
+            created_at REAL NOT NULL
+        )""",
+    ),
 )
 
 

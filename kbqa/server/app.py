@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from kbqa import __version__
 from kbqa.errors import KbqaError
-from kbqa.server import chatglm, documents, jobs, native, openai
+from kbqa.server import chatglm, documents, feedback, jobs, native, openai
 from kbqa.server.apipage import api_page
 from kbqa.server.auth import allow
 from kbqa.server.errors import Shapes, problem_of, shaped
@@ -27,7 +27,7 @@ from kbqa.server.service import Service
 
 __all__ = ["create_app"]
 
-ROUTERS = (native.router, documents.router, jobs.router, openai.router, chatglm.router)
+ROUTERS = (native.router, documents.router, jobs.router, feedback.router, openai.router, chatglm.router)
 
 # How errors look where a dialect has a shape of its own, by how the path begins.
 SHAPES: Shapes = dict.fromkeys(("/v1/models", "/v1/chat/completions", "/v1/embeddings"), openai.openai_shape)

@@ -24,6 +24,7 @@ from kbqa.errors import (
     KnowledgeBaseBusy,
     QuestionError,
     RegistryError,
+    UnknownFeedback,
     UnknownJob,
     UnknownKnowledgeBase,
 )
@@ -120,6 +121,7 @@ _STATUS: tuple[tuple[type[KbqaError], int], ...] = (
     (QuestionError, 400),
     (UnknownKnowledgeBase, 404),
     (UnknownJob, 404),
+    (UnknownFeedback, 404),
     (DocumentError, 422),
     (KnowledgeBaseBusy, 503),
     (IndexMismatch, 503),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from kbqa.config import ingest_command
 from kbqa.errors import ConfigError, KbqaError, UnknownKnowledgeBase
 from kbqa.fields import base_fields, passport_fields
-from kbqa.registry import FILE, Database, Jobs, KeyRing
+from kbqa.registry import FILE, Database, FeedbackLog, Jobs, KeyRing
 from kbqa.server.auth import Door
 from kbqa.server.logs import AuditLog, Trace
 from kbqa.server.metrics import Metrics
@@ -61,6 +61,7 @@ class Service:
         self.jobs = Jobs(self.database)
         self.door = Door(self.keys, self.config)
         self.metrics = Metrics()
+        self.feedback = FeedbackLog(self.database)
         self.runner = Runner(self.jobs, installation.home, self.metrics)
         audit = self.config.audit_log
         self.audit = AuditLog(installation.home.folder / audit if audit else None, self.config.log_questions)
