@@ -38,6 +38,7 @@ __all__ = [
     "conversation",
     "fit",
     "from_messages",
+    "message_ids",
     "process_response",
     "prompt_ids",
     "read_reply",
@@ -106,14 +107,16 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> list[in
     """The ids of a conversation that waits for the assistant. BeyondModel where the family cannot hold such a one."""
     if not messages or messages[-1].role not in ("user", "observation"):
         raise BeyondModel("the last message must be the user's or a tool's: the assistant has nothing to answer")
-    match tokenizer.family:
-        case "chatglm" | "chatglm2":
-            return tokenizer.prompt(tokenizer.encode(_rounds(tokenizer.family, messages)))
-        case "chatglm3":
-            ids = [token for message in messages for token in _chatglm3_message(tokenizer, message)]
-        case "glm4":
-            ids = [token for message in messages for token in _glm4_message(tokenizer, message)]
+    if tokenizer.family not in WITH_ROLES:
+        return tokenizer.prompt(tokenizer.encode(_rounds(tokenizer.family, messages)))
+    ids = [token for message in messages for token in message_ids(tokenizer, message)]
     return tokenizer.prompt([*ids, tokenizer.specials[ASSISTANT]])
+
+
+def message_ids(tokenizer: Tokenizer, message: ChatMessage) -> list[int]:
+    """One message, its role first, for the families in which messages have roles."""
+    written = _chatglm3_message if tokenizer.family == "chatglm3" else _glm4_message
+    return list(written(tokenizer, message))
 
 
 def before_json(tokenizer: Tokenizer) -> list[int]:
