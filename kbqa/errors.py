@@ -34,9 +34,9 @@ __all__ = [
     "ModelError",
     "QuestionError",
     "RegistryError",
+    "UnknownFeedback",
     "UnknownJob",
     "UnknownKnowledgeBase",
-    "UnknownFeedback",
 ]
 
 
@@ -88,12 +88,12 @@ class UnknownJob(RegistryError):
     """No job of that id."""
 
 
-class QuestionError(KbqaError):
-    """The question is empty or too long."""
 class UnknownFeedback(RegistryError):
     """No feedback of that id that this key may change."""
 
 
+class QuestionError(KbqaError):
+    """The question is empty or too long."""
 
 
 class GeneratorError(KbqaError):

@@ -59,9 +59,9 @@ class Service:
         self.database = Database(installation.home.vectorstore / FILE)
         self.keys = KeyRing(self.database)
         self.jobs = Jobs(self.database)
+        self.feedback = FeedbackLog(self.database)
         self.door = Door(self.keys, self.config)
         self.metrics = Metrics()
-        self.feedback = FeedbackLog(self.database)
         self.runner = Runner(self.jobs, installation.home, self.metrics)
         audit = self.config.audit_log
         self.audit = AuditLog(installation.home.folder / audit if audit else None, self.config.log_questions)
