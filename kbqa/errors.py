@@ -12,6 +12,7 @@
      │   ├─ UnknownJob
      │   └─ UnknownFeedback
      ├─ QuestionError        the question itself cannot be asked
+     ├─ TuningError          training stopped, or cannot begin
      └─ GeneratorError       the model failed
          ├─ GeneratorBusy    every place in its queue is taken
          └─ ModelError       a model's folder is missing, damaged or not what it is taken for
@@ -34,6 +35,7 @@ __all__ = [
     "ModelError",
     "QuestionError",
     "RegistryError",
+    "TuningError",
     "UnknownFeedback",
     "UnknownJob",
     "UnknownKnowledgeBase",
@@ -94,6 +96,10 @@ class UnknownFeedback(RegistryError):
 
 class QuestionError(KbqaError):
     """The question is empty or too long."""
+
+
+class TuningError(KbqaError):
+    """Training cannot begin, or stopped; what it saved before stays."""
 
 
 class GeneratorError(KbqaError):

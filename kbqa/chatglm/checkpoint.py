@@ -24,7 +24,7 @@ from kbqa.chatglm.quantization import Bits, GroupedLinear, QuantizedEmbedding, Q
 from kbqa.errors import ModelError
 from kbqa.importing import is_out_of_memory, one_line
 
-__all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names", "usable"]
+__all__ = ["HF_MODULES", "HF_QKV", "Checkpoint", "load_decoder", "published_names", "tensors_of", "usable"]
 
 SINGLE = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 # What torch.load raises for a file of which some bytes are wrong.
@@ -60,11 +60,16 @@ class Checkpoint:
         """(published name, tensor) of each, file by file. A tensor is a view of its file: copy what is to stay."""
         for path in self.files:
             seen = set()
-            for name, tensor in _safetensors(path) if path.suffix == ".safetensors" else _bin(path):
+            for name, tensor in tensors_of(path):
                 seen.add(name)
                 yield name, tensor
             if absent := self._expected[path] - seen:
                 raise ModelError(f"{path} lacks {min(absent)} and {len(absent) - 1} more of its tensors")
+
+
+def tensors_of(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """What one file holds by name, as views of it. ModelError when it is damaged."""
+    return _safetensors(path) if path.suffix == ".safetensors" else _bin(path)
 
 
 def _listed(index: Path) -> dict[Path, set[str]]:

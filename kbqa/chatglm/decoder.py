@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kbqa.chatglm.architecture import Architecture
 
@@ -37,7 +38,12 @@ class Alone:
 
 
 class Decoder(nn.Module):
-    """ids to logits. Linear layers and the embedding may be replaced by quantized ones of the same interface."""
+    """ids to logits. Linear layers and the embedding may be replaced by quantized ones of the same interface.
+
+    With `checkpointing`, what a block computes is computed once more on the way back instead of being kept for it.
+    """
+
+    checkpointing = False
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -68,8 +74,10 @@ class Decoder(nn.Module):
         """
         x = self.embedding(ids)  # (B, T, H)
         turn = rotary_angles(positions, self.frequencies, self.architecture, x.dtype)
+        twice = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, turn, keys, visible)
+            given = (x, turn, keys, visible)
+            x = checkpoint(block, *given, use_reentrant=False) if twice else block(*given)
         if last is not None:
             x = x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
         logits: Tensor = self.head(self.norm(x))

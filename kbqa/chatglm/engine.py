@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from kbqa.chatglm.decoder import Decoder
+from kbqa.chatglm.lora import Lora
 from kbqa.chatglm.runner import CHUNK, Runner, Sequence, check_ids
 from kbqa.chatglm.sampling import Chooser, Rules, Sampling
 from kbqa.errors import BeyondModel, GeneratorBusy, GeneratorError, ModelError
@@ -44,6 +45,7 @@ class Job:
     most: int
     stops: frozenset[int]
     prefix: Tensor | None = None
+    lora: Lora | None = None
     deadline: float | None = None  # of time.monotonic()
     rules: Rules | None = None  # of what may be said, for this one job
 
@@ -192,7 +194,7 @@ class Engine:
             ticket = self._queue.popleft()
             slot = min(self._free)
             try:
-                ticket.sequence = self._runner.begin(slot, ticket.job.ids, ticket.job.prefix)
+                ticket.sequence = self._runner.begin(slot, ticket.job.ids, ticket.job.prefix, ticket.job.lora)
                 ticket.chooser = Chooser(ticket.job.sampling, ticket.job.ids, self._runner.device, ticket.job.rules)
             except Exception as error:  # noqa: BLE001  (it is in no list any more: only this can tell who waits for it)
                 self._end(ticket, _foreign(error))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from kbqa.chatglm.checkpoint import load_decoder
 from kbqa.chatglm.constraint import Constraint, Vocabulary
 from kbqa.chatglm.decoder import Alone, Decoder, Keys
 from kbqa.chatglm.hub import find_model
+from kbqa.chatglm.lora import Lora, adapt, applied, is_lora, load_lora
+from kbqa.chatglm.passport import check_base, fingerprint
 from kbqa.chatglm.places import context_length, positions, visible
 from kbqa.chatglm.prefix import Before, load_prefix
 from kbqa.chatglm.quantization import Bits
@@ -30,17 +34,24 @@ __all__ = ["ChatGLM", "load"]
 
 
 class ChatGLM:
-    """One model with its tokenizer, and the P-Tuning prefixes that have been loaded beside it.
+    """One model with its tokenizer, and the P-Tuning prefixes and LoRA adapters that have been loaded beside it.
 
     Safe to use from many threads: nothing of it changes while it answers, and each call has keys and values of its own.
     Many users at once are served faster by an Engine.
     """
 
-    def __init__(self, architecture: Architecture, decoder: Decoder, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, architecture: Architecture, decoder: Decoder, tokenizer: Tokenizer, folder: Path | None = None
+    ) -> None:
+        """`folder` is where the model lies; adapters with a passport are held against it."""
         self.architecture = architecture
         self.decoder = decoder
         self.tokenizer = tokenizer
+        self.folder = folder
         self.prefixes: dict[str | None, Tensor] = {}  # under None the one of calls that name none
+        self.loras: dict[str | None, Lora] = {}
+        self._adapted = False
+        self._adapting = Lock()
         self.stops = frozenset(chat.stop_ids(tokenizer, architecture.eos))
         self._vocabulary: Vocabulary | None = None
 
@@ -53,16 +64,53 @@ class ChatGLM:
 
         ModelError when it is of another model.
         """
-        self.prefixes[name] = load_prefix(Path(path), self.architecture).to(self.decoder.device, self.decoder.dtype)
+        prefix = load_prefix(Path(path), self.architecture).to(self.decoder.device, self.decoder.dtype)
+        self._check_base(Path(path))
+        self.loras.pop(name, None)
+        self.prefixes[name] = prefix
+
+    def load_adapter(self, name: str | None, path: str | Path) -> None:
+        """The same for whatever lies in the folder `path`: a P-Tuning checkpoint, or a LoRA adapter."""
+        if not is_lora(Path(path)):
+            self.load_prefix(name, path)
+            return
+        lora = load_lora(Path(path), self.architecture).to(self.decoder.device)
+        self._check_base(Path(path))
+        with self._adapting:
+            if not self._adapted:
+                adapt(self.decoder)
+                self._adapted = True
+        self.prefixes.pop(name, None)
+        self.loras[name] = lora
+
+    def unload(self, name: str) -> None:
+        """Forgets an adapter; answers that are being written with it go on."""
+        self.prefixes.pop(name, None)
+        self.loras.pop(name, None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        assert self.folder is not None
+        return fingerprint(self.folder)
+
+    def _check_base(self, path: Path) -> None:
+        if self.folder is not None:
+            check_base(path, self.folder, self.fingerprint)
 
     def prefix(self, adapter: str | None) -> Tensor | None:
         """The prefix of that name; without a name the one that the model was loaded with, if any."""
-        if adapter is None:
-            return self.prefixes.get(None)
-        if adapter not in self.prefixes:
-            known = ", ".join(filter(None, self.prefixes)) or "none"
-            raise ModelError(f"no P-Tuning prefix {adapter!r} is loaded (loaded: {known})")
-        return self.prefixes[adapter]
+        self._check_loaded(adapter)
+        return self.prefixes.get(adapter)
+
+    def lora(self, adapter: str | None) -> Lora | None:
+        """The same for LoRA adapters; an adapter is one of the two."""
+        self._check_loaded(adapter)
+        return self.loras.get(adapter)
+
+    def _check_loaded(self, adapter: str | None) -> None:
+        if adapter is not None and adapter not in self.prefixes and adapter not in self.loras:
+            known = ", ".join(filter(None, (*self.prefixes, *self.loras))) or "none"
+            raise ModelError(f"no adapter {adapter!r} is loaded (loaded: {known})")
 
     def constraint(self, schema: Mapping[str, Any]) -> Constraint:
         """For one reply that is to be JSON of this schema. ModelError when the schema cannot be followed."""
@@ -101,7 +149,8 @@ class ChatGLM:
         seen = visible(torch.full((len(rows),), kept), tokens, kept + tokens, contexts)
         keys: Keys = Alone() if prefix is None else Before(prefix)
         device = self.decoder.device
-        out = self.decoder(ids.to(device), placed.to(device), keys, seen.to(device))
+        with applied(self.lora(adapter)):
+            out = self.decoder(ids.to(device), placed.to(device), keys, seen.to(device))
         return [logits[: len(its)].float() for logits, its in zip(out, rows, strict=True)]
 
     def generate(
@@ -143,7 +192,7 @@ class ChatGLM:
             raise ModelError(f"the prompt has {len(ids)} tokens; the model's context is {self.architecture.context}")
         wanted = room if max_new_tokens is None else min(max_new_tokens, room)
         runner = Runner(self.decoder, slots=1, capacity=kept + len(ids) + max(wanted, 1))
-        sequence = runner.begin(0, ids, prefix)
+        sequence = runner.begin(0, ids, prefix, self.lora(adapter))
         if wanted < 1:
             return
         logits = None
@@ -273,9 +322,9 @@ def load(
             f"{folder} does not fit into the memory of {device}; 4 bits need the least (generator.quantize: 4, in "
             f"Python quantize=4; `kbqa model info {folder}` tells how much)"
         ) from error
-    model = ChatGLM(architecture, decoder, tokenizer)
+    model = ChatGLM(architecture, decoder, tokenizer, folder)
     if prefix is not None:
-        model.load_prefix(None, prefix)
+        model.load_adapter(None, prefix)
     return model
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 __all__ = ["Bits", "GroupedLinear", "QuantizedEmbedding", "QuantizedLinear", "dequantize", "pack", "quantize", "unpack"]
 
@@ -80,8 +81,39 @@ class QuantizedLinear(_Quantized):
             packed.copy_(new[0])
             scale.copy_(new[1])
 
+    @property
+    def out_features(self) -> int:
+        return self.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        return self.shape[1]
+
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            return _Restoring.apply(x, self.weight, self.scale, self.bits, self.bias)
         return F.linear(x, dequantize(self.weight, self.scale, self.bits).to(x.dtype), self.bias)
+
+
+class _Restoring(torch.autograd.Function):
+    """The same product where what comes in is learnt: for the way back weights are restored once more.
+
+    Left to itself, torch would keep the restored weights of all layers until then: those of the full model.
+    """
+
+    @staticmethod
+    def forward(
+        context: FunctionCtx, x: Tensor, weight: Tensor, scale: Tensor, bits: Bits, bias: Tensor | None
+    ) -> Tensor:
+        context.save_for_backward(weight, scale)
+        context.bits = bits  # type: ignore[attr-defined]
+        return F.linear(x, dequantize(weight, scale, bits).to(x.dtype), bias)
+
+    @staticmethod
+    def backward(context: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, scale = context.saved_tensors  # type: ignore[attr-defined]
+        restored = dequantize(weight, scale, context.bits).to(gradient.dtype)  # type: ignore[attr-defined]
+        return gradient @ restored, None, None, None, None
 
 
 class GroupedLinear(nn.Module):

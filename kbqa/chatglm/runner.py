@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kbqa.chatglm.cache import Cache, Rows
 from kbqa.chatglm.decoder import Decoder
+from kbqa.chatglm.lora import Lora, applied
 from kbqa.chatglm.places import context_length, following, positions, visible
 from kbqa.errors import ModelError
 
@@ -31,6 +32,7 @@ class Sequence:
     context: int  # first columns that all of it sees: the prefix, and in ChatGLM-6B the context
     filled: int = 0
     prefix: int = 0
+    lora: Lora | None = None
     written: list[int] = field(default_factory=list)
 
     @property
@@ -52,8 +54,10 @@ class Runner:
         self.device = decoder.device
         self.cache = Cache(decoder.architecture, slots, capacity, decoder.dtype, self.device)
 
-    def begin(self, slot: int, ids: Many[int], prefix: Tensor | None = None) -> Sequence:
+    def begin(self, slot: int, ids: Many[int], prefix: Tensor | None = None, lora: Lora | None = None) -> Sequence:
         """Takes the slot for a prompt, behind a P-Tuning prefix (layers, 2, G, tokens, D). Nothing is read yet.
+
+        What is read and written there is computed with `lora`, for which the decoder must have been made ready.
 
         ModelError when the prompt is empty, holds ids that the model does not have, or does not fit.
         """
@@ -65,7 +69,8 @@ class Runner:
         placed = positions(a, ids)
         if prefix is not None:
             self.cache.seed(slot, prefix)
-        return Sequence(slot, ids, placed, length + context_length(a, ids), filled=length, prefix=length)
+        context = length + context_length(a, ids)
+        return Sequence(slot, ids, placed, context, filled=length, prefix=length, lora=lora)
 
     @torch.inference_mode()
     def read(self, sequence: Sequence, most: int = CHUNK) -> Tensor | None:
@@ -83,7 +88,8 @@ class Runner:
         seen = visible(start, end - begin, width, torch.tensor([sequence.context], device=self.device))
         rows = Rows(self.cache, sequence.slot, start, width, start=sequence.filled)
         last = torch.tensor([end - begin - 1], device=self.device)
-        logits = self.decoder(ids, placed, rows, seen, last=last)
+        with applied(sequence.lora):
+            logits = self.decoder(ids, placed, rows, seen, last=last)
         sequence.filled = width
         return logits[0, 0] if end == len(sequence.ids) else None
 
@@ -93,7 +99,20 @@ class Runner:
 
         All slots between the first and the last of them are computed, so keep them close together. A slot between that
         is not named gets a dummy in the last column of the cache, so its own sequence must not have come that far.
+        Those with one adapter are computed together, one adapter after the other.
         """
+        logits: dict[int, Tensor] = {}
+        for adapter in dict.fromkeys(id(sequence.lora) for sequence in sequences):
+            its = [at for at, sequence in enumerate(sequences) if id(sequence.lora) == adapter]
+            written = self._written([sequences[at] for at in its], [tokens[at] for at in its])
+            logits |= zip(its, written, strict=True)
+        for sequence, token in zip(sequences, tokens, strict=True):  # not before all of it has gone well
+            sequence.filled += 1
+            sequence.written.append(token)
+        return torch.stack([logits[at] for at in range(len(sequences))])
+
+    def _written(self, sequences: Many[Sequence], tokens: Many[int]) -> Tensor:
+        """The logits, for sequences with one adapter or none."""
         first = min(sequence.slot for sequence in sequences)
         count = max(sequence.slot for sequence in sequences) - first + 1
         a = self.decoder.architecture
@@ -111,10 +130,9 @@ class Runner:
         if count > 1:
             seen = (torch.arange(width, device=self.device) <= at[:, None])[:, None, None]
         rows = Rows(self.cache, first, at, width, start=starts[0])
-        logits = self.decoder(torch.tensor(ids, device=self.device)[:, None], placed.to(self.device), rows, seen)[:, 0]
-        for sequence, token in zip(sequences, tokens, strict=True):
-            sequence.filled += 1
-            sequence.written.append(token)
+        given = torch.tensor(ids, device=self.device)[:, None]
+        with applied(sequences[0].lora):
+            logits = self.decoder(given, placed.to(self.device), rows, seen)[:, 0]
         return logits[torch.tensor([sequence.slot - first for sequence in sequences], device=self.device)]
 
 
