@@ -19,6 +19,8 @@ class Sheet(NamedTuple):
     title: str
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()  # comments on cells, text in boxes
+    formulas_without_value: int = 0
+    first: int = 1  # the number of the first of `rows` on the sheet, as a person counts
 
 
 def laid_out(title: str, cells: Mapping[tuple[int, int], str], merged: Sequence[Range], notes: Sequence[str]) -> Sheet:
@@ -32,7 +34,7 @@ def laid_out(title: str, cells: Mapping[tuple[int, int], str], merged: Sequence[
     for (row, column), text in cells.items():
         rows[row - top][column - left] = text
     fill_merged(rows, merged, top, left)
-    return Sheet(title, rows, notes)
+    return Sheet(title, rows, notes, first=top + 1)
 
 
 def check_extent(title: str, height: int, width: int) -> None:

@@ -6,8 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from kbqa.types import Block
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet
 
-__all__ = ["read_csv", "read_workbook"]
+__all__ = ["read_csv", "read_delimited", "read_sheets", "read_workbook"]
 
 _DELIMITERS = ",\t;|"
 _NO_NAME = re.compile(r"(?:sheet|工作表|表|tabelle|feuil|hoja)\s*\d*", re.IGNORECASE)
@@ -36,35 +35,44 @@ _MAX_LINES_IN_CELL = 200
 
 def read_workbook(data: bytes, options: ReadOptions) -> Content:
     """All sheets, hidden ones too, each under a heading with its name."""
-    if not data.startswith(b"PK"):
-        return _content(_old_sheets(data, options), options)
-    with open_container(data, options) as container:
-        check_markup(container)
-        members = container.namelist()
-        if "xl/workbook.bin" in members:
-            return _content(xlsb.sheets_of(container), options)
-        if "mimetype" in members:
-            return _content(ods.sheets_of(container), options)
-        facts = inspect(container)
-    content = _content(_calamine_sheets(data, facts, options), options)
-    missing = sum(sheet.formulas_without_value for sheet in facts.values())
-    warning = f"{missing} formulas have no stored result; open and save the file in a spreadsheet program"
-    return replace(content, warnings=(warning,)) if missing else content
-
-
-def _content(sheets: Iterable[Sheet], options: ReadOptions) -> Content:
     found: list[tuple[str, list[Block]]] = []
-    characters = 0
-    for sheet in sheets:
-        characters += _size(sheet, options.max_characters - characters)
+    missing = 0
+    for sheet in read_sheets(data, options):
         blocks = [block for region in _regions(sheet.rows) for block in table_blocks(region, title_level=2)]
         found.append((sheet.title, [*blocks, *map(text_block, sheet.notes)]))
+        missing += sheet.formulas_without_value
     blocks = []
     for title, of_sheet in found:
         if of_sheet and (len(found) > 1 or not _NO_NAME.fullmatch(title.strip())):
             blocks.append(heading_block(title, 1))
         blocks += of_sheet
-    return Content(blocks=tuple(blocks))
+    warning = f"{missing} formulas have no stored result; open and save the file in a spreadsheet program"
+    return Content(blocks=tuple(blocks), warnings=(warning,) if missing else ())
+
+
+def read_sheets(data: bytes, options: ReadOptions) -> Iterator[Sheet]:
+    """All sheets of a workbook as they are, hidden ones too; rows begin with the first that is not empty."""
+    characters = 0
+    for sheet in _sheets(data, options):
+        characters += _size(sheet, options.max_characters - characters)
+        yield sheet
+
+
+def _sheets(data: bytes, options: ReadOptions) -> Iterator[Sheet]:
+    if not data.startswith(b"PK"):
+        yield from _old_sheets(data, options)
+        return
+    with open_container(data, options) as container:
+        check_markup(container)
+        members = container.namelist()
+        if "xl/workbook.bin" in members:
+            yield from xlsb.sheets_of(container)
+            return
+        if "mimetype" in members:
+            yield from ods.sheets_of(container)
+            return
+        facts = inspect(container)
+    yield from _calamine_sheets(data, facts, options)
 
 
 def _size(sheet: Sheet, allowed: int) -> int:
@@ -100,16 +108,22 @@ def _calamine_sheets(data: bytes, facts: Mapping[str, SheetFacts], options: Read
 
 def _calamine_sheet(sheet: CalamineSheet, facts: SheetFacts, options: ReadOptions) -> Sheet:
     if sheet.start is None:
-        return Sheet(sheet.name, (), facts.notes)
+        return Sheet(sheet.name, (), facts.notes, facts.formulas_without_value)
     top, left = sheet.start
     rows: list[list[str]] = []
     for y, values in enumerate(sheet.iter_rows(), start=top):
         rows.append([cell_text(value, facts.formats.get((y, x), PLAIN)) for x, value in enumerate(values, start=left)])
     fill_merged(rows, sheet.merged_cell_ranges or [], top, left)
-    return Sheet(sheet.name, rows, facts.notes)
+    return Sheet(sheet.name, rows, facts.notes, facts.formulas_without_value, top + 1)
 
 
 def read_csv(data: bytes, options: ReadOptions) -> Content:
+    rows, warnings = read_delimited(data, options)
+    return Content(blocks=tuple(table_blocks(rows, title_level=1)), warnings=warnings)
+
+
+def read_delimited(data: bytes, options: ReadOptions) -> tuple[list[list[str]], tuple[str, ...]]:
+    """The rows of delimited text in whatever encoding, and warnings about what could not be read."""
     text, warnings = decode(data)
     text = text.replace("\0", "")
     if hint := re.match(r"sep=(.)\r?\n", text):  # what Excel writes and obeys
@@ -121,7 +135,7 @@ def read_csv(data: bytes, options: ReadOptions) -> Content:
     if any(cell.count("\n") > _MAX_LINES_IN_CELL for row in rows for cell in row):
         warnings += ("a quotation mark is opened and never closed; quotation marks were taken as plain characters",)
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=csv.QUOTE_NONE))
-    return Content(blocks=tuple(table_blocks(rows, title_level=1)), warnings=warnings)
+    return rows, warnings
 
 
 def _delimiter(text: str) -> str:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from kbqa.analyzer import fold
 from kbqa.errors import ConfigError
 
-__all__ = ["Columns", "Row", "fields_of", "read_rows", "row_of", "split", "write_rows"]
+__all__ = ["Columns", "Row", "fields_of", "plain", "read_rows", "row_of", "split", "write_rows"]
 
 TEACHER = "teacher"  # the field of a row whose response a model wrote
 
@@ -105,10 +107,23 @@ def split(rows: Sequence[Row], dev: float, seed: int) -> tuple[list[Row], list[R
 
     All rows with one prompt go to one side, so that nothing that is measured has been trained on.
     """
-    prompts = list(dict.fromkeys(row.prompt for row in rows))
+    asked = [plain(row.prompt) for row in rows]
+    prompts = list(dict.fromkeys(asked))
     wanted = min(max(round(len(prompts) * dev), 1 if dev > 0 else 0), max(len(prompts) - 1, 0))
     held = set(Random(seed).sample(prompts, wanted))
-    return [row for row in rows if row.prompt not in held], [row for row in rows if row.prompt in held]
+    sides: tuple[list[Row], list[Row]] = [], []
+    for row, prompt in zip(rows, asked, strict=True):
+        sides[prompt in held].append(row)
+    return sides
+
+
+def plain(text: str) -> str:
+    """Without what does not change a question: case, width, white space, punctuation at its end."""
+    folded = "".join(fold(text).split())
+    end = len(folded)
+    while end and unicodedata.category(folded[end - 1]).startswith("P"):
+        end -= 1
+    return folded[:end] or folded
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
