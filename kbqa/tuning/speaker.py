@@ -38,7 +38,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """`model` with the P-Tuning prefix that was loaded under the name `adapter`; None: as it was loaded."""
+    """`model` with the prefix or LoRA adapter that was loaded under the name `adapter`; None: as it was loaded."""
 
     model: ChatGLM
     adapter: str | None = None
@@ -89,7 +89,8 @@ class Speaker:
 
     def _reply(self, engine: Engine, most: int, ids: Sequence[int]) -> Said:
         text, reply, count = self.model.tokenizer.stream(), ReplyStream(self.model.family), 0
-        job = Job(ids, Sampling(), most, self.model.stops, self.model.prefix(self.adapter))
+        prefix, lora = self.model.prefix(self.adapter), self.model.lora(self.adapter)
+        job = Job(ids, Sampling(), most, self.model.stops, prefix, lora)
         finish = "stop"
         shown = ""
         try:
