@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,11 +35,13 @@ class Lengths:
         return self.values[min(int(share * len(self.values)), len(self.values) - 1)] if self.values else 0
 
     def bars(self) -> list[tuple[int, int]]:
-        """(up to which length, how many) of each bar of a histogram, all equally wide."""
-        longest = max(self.values, default=0)
-        step = max(-(-longest // BARS), 1)
-        ends = range(step, longest + step, step)
-        return [(end, sum(end - step < value <= end for value in self.values)) for end in ends]
+        """(up to which length, how many) of each bar of a histogram, from the shortest on, all equally wide."""
+        if not self.values:
+            return []
+        first, last = self.values[0], self.values[-1]
+        step = -(-(last - first + 1) // BARS)
+        counts = Counter((value - first) // step for value in self.values)
+        return [(first + (bar + 1) * step - 1, counts[bar]) for bar in range((last - first) // step + 1)]
 
     def as_json(self) -> dict[str, Any]:
         figures = {"min": self.at(0), "median": self.at(0.5), "p90": self.at(0.9), "max": self.at(1)}
@@ -102,7 +104,10 @@ def check(
 
 def without_duplicates(rows: Iterable[Row]) -> list[Row]:
     """The first of those that say the same, whatever wrote them."""
-    return list({(row.prompt, row.response, row.history): row for row in reversed(list(rows))}.values())[::-1]
+    found: dict[tuple[object, ...], Row] = {}
+    for row in rows:
+        found.setdefault((row.prompt, row.response, row.history), row)
+    return list(found.values())
 
 
 def _asked(row: Row) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from kbqa.analyzer import fold
 from kbqa.errors import ConfigError, DocumentError
 from kbqa.readers.content import ReadOptions, clean
 from kbqa.readers.encoding import decode
+from kbqa.readers.sniff import detect
 from kbqa.readers.table import read_delimited, read_sheets
 from kbqa.tuning.data import TEACHER, Row
 
@@ -30,9 +31,9 @@ ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assi
 
 LOOK_FOR_NAMES = 12  # rows of a sheet
 SHOWN = 12  # names of columns in a message
-SHEETS = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods", ".et")
-DELIMITED = (".csv", ".tsv", ".txt")
-JSON = (".json", ".jsonl")
+SHEETS = ("xlsx", "xls", "xlsb", "ods")  # formats as `detect` names them
+DELIMITED = ("csv", "tsv", "txt")
+JSON = ("json", "jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +77,30 @@ def read_table(path: Path, named: Named | None = None, unanswered: bool = False)
         raise ConfigError(f"{path} is a folder; name the files in it")
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
-    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
-    reader = next((reader for suffixes, reader in _READERS.items() if suffix in suffixes), None)
-    if reader is None:
-        known = ", ".join(it.lstrip(".") for suffixes in _READERS for it in suffixes)
-        raise ConfigError(f"{path} is in no format that holds rows; use one of {known}")
+    data, name = _bytes(path), path.stem if path.suffix.lower() == ".gz" else path.name
     try:
-        found = reader(_bytes(path), named or Named(), unanswered)
+        found = _reader(data, name)(data, named or Named(), unanswered)
     except (DocumentError, _NoColumns) as error:
         raise ConfigError(f"{path} {error}") from error
+    except BaseException as error:  # whatever a parser trips over
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of a library written in Rust
+            raise ConfigError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        raise
     if not found.rows:
         why = f": {found.dropped[0].where}: {found.dropped[0].reason}" if found.dropped else ""
         raise ConfigError(f"{path} holds no row with a question and an answer{why}")
     return found
+
+
+def _reader(data: bytes, name: str) -> Callable[[bytes, Named, bool], Read]:
+    """By what the file is, not by what it is called."""
+    if not data.strip(b"\0 \t\r\n"):
+        raise _NoColumns("is empty")
+    format = detect(data, name)
+    reader = next((reader for formats, reader in _READERS.items() if format in formats), None)
+    if reader is None:
+        raise _NoColumns(f"is {format or 'in no format that is known'}, not a table; save it as xlsx, csv or json")
+    return reader
 
 
 def _bytes(path: Path) -> bytes:
