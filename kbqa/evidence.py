@@ -14,13 +14,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kbqa.analyzer import Passage, fold, latin, question_terms
 from kbqa.questions import gap_fillers, identifiers, share_held
 from kbqa.sentences import header_of, sentence_spans
-from kbqa.types import Hit
+from kbqa.types import Chunk, Hit
 
 __all__ = ["Candidate", "gather", "together"]
+
+AT_ONCE = 64  # questions remembered: the confidence asks for the same candidates as the generator does a moment later
 
 _WHOLE = re.compile(r"[。！？；：!?.;:…”」』）)\"'\]]$")
 
@@ -70,9 +73,11 @@ def gather(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> 
 
     `weights`: the question's words and their idf; without them all weigh the same.
     """
-    asked = _Asked.of(question, weights)
+    asked = _asked(question, tuple(weights.items()))
     best = max((hit.score for hit in hits), default=0.0) or 1.0
-    return [candidate for rank, hit in enumerate(hits) for candidate in _of_hit(asked, rank, hit, hit.score / best)]
+    return [
+        candidate for rank, hit in enumerate(hits) for candidate in _of_hit(asked, rank, hit.chunk, hit.score / best)
+    ]
 
 
 def together(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> Candidate | None:
@@ -82,7 +87,7 @@ def together(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -
         best[candidate.rank] = max(best.get(candidate.rank, candidate), candidate, key=lambda it: it.score)
     if not best:
         return None
-    asked = _Asked.of(question, weights)
+    asked = _asked(question, tuple(weights.items()))
     text = "\n".join(candidate.text for candidate in best.values())
     everything = "\n".join(hits[rank].chunk.searchable for rank in best)
     above = "\n".join(f"{hits[rank].chunk.context}\n{candidate.header}" for rank, candidate in best.items())
@@ -106,7 +111,7 @@ def together(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
     text: str  # folded
     words: Sequence[str]
@@ -115,21 +120,6 @@ class _Asked:
     latin: Sequence[str]
     gaps: Sequence[re.Pattern[str]]
     pinned: set[str]
-
-    @classmethod
-    def of(cls, question: str, weights: Mapping[str, float]) -> _Asked:
-        terms = question_terms(question)
-        weights = weights or dict.fromkeys(terms.words, 1.0)
-        mass = sum(weights.values()) or 1.0
-        return cls(
-            fold(question),
-            list(weights),
-            [weight / mass for weight in weights.values()],
-            terms.bigrams,
-            latin(terms.words),
-            gap_fillers(question),
-            identifiers(question),
-        )
 
     def shares(self, passage: Passage) -> list[float]:
         return [passage.share(word) for word in self.words]
@@ -151,10 +141,31 @@ class _Asked:
         return any(match.group() not in self.text for gap in self.gaps for match in gap.finditer(folded))
 
 
-def _of_hit(asked: _Asked, rank: int, hit: Hit, hit_score: float) -> Iterator[Candidate]:
-    chunk = hit.chunk
+@lru_cache(maxsize=AT_ONCE)
+def _asked(question: str, weights: tuple[tuple[str, float], ...]) -> _Asked:
+    terms = question_terms(question)
+    words = [word for word, _ in weights] or list(terms.words)
+    given = [weight for _, weight in weights] or [1.0] * len(words)
+    mass = sum(given) or 1.0
+    return _Asked(
+        fold(question),
+        words,
+        [weight / mass for weight in given],
+        terms.bigrams,
+        latin(terms.words),
+        gap_fillers(question),
+        identifiers(question),
+    )
+
+
+@lru_cache(maxsize=8 * AT_ONCE)
+def _of_hit(asked: _Asked, rank: int, chunk: Chunk, hit_score: float) -> tuple[Candidate, ...]:
+    return tuple(_candidates(asked, rank, chunk, hit_score))
+
+
+def _candidates(asked: _Asked, rank: int, chunk: Chunk, hit_score: float) -> Iterator[Candidate]:
     spans = sentence_spans(chunk.text)
-    passages = [Passage(chunk.text[start:end]) for start, end in spans]
+    passages = Passage.each([chunk.text[start:end] for start, end in spans])
     shares = [asked.shares(passage) for passage in passages]
     nothing = [0.0] * len(asked.words)
     above = asked.shares(Passage(chunk.context))
@@ -166,9 +177,9 @@ def _of_hit(asked: _Asked, rank: int, hit: Hit, hit_score: float) -> Iterator[Ca
         before = shares[at - 1] if at else nothing
         after = shares[at + 1] if at + 1 < len(shares) else nothing
         here = _larger(own, around)
-        leaning = _larger(here, before)
         if not any(here):
             continue
+        leaning = _larger(here, before)
         yield Candidate(
             text=text,
             header=header,
@@ -189,4 +200,4 @@ def _of_hit(asked: _Asked, rank: int, hit: Hit, hit_score: float) -> Iterator[Ca
 
 
 def _larger(one: Sequence[float], other: Sequence[float]) -> list[float]:
-    return [max(a, b) for a, b in zip(one, other, strict=True)]
+    return [a if a > b else b for a, b in zip(one, other, strict=True)]

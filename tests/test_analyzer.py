@@ -86,3 +86,8 @@ def test_a_passage_holds_an_english_word_in_another_form_a_little_less():
     assert 0.5 < passage.share("acquire") < 1
     assert passage.share("1000") == 1
     assert passage.share("100") == passage.share("firmware") == 0
+
+
+@pytest.mark.parametrize("lines", [[], ["年假"], ["報銷制度ＡＢＣ", "", "Σας e\u0301", "、，。", "\u0301 alone", "ﷺ①"]])
+def test_lines_are_folded_together_as_each_by_itself(lines):
+    assert [passage.text for passage in Passage.each(lines)] == [fold(line) for line in lines]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+from kbqa.analyzer import question_terms
 from kbqa.build import Installation
 from kbqa.cli import kbqa
 from kbqa.config import Config, Home, RerankerConfig, RetrievalConfig, load_config
@@ -17,6 +18,7 @@ from kbqa.retriever.cross_encoder import CrossEncoderReranker
 from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.fusion import calibrated, reordered
 from kbqa.retriever.numerals import spellings
+from kbqa.retriever.passages import Passages
 from kbqa.retriever.subject import named, stands_in
 from kbqa.retriever.synonyms import Synonyms, common
 from kbqa.types import Block, Chunk, Document
@@ -59,6 +61,18 @@ def test_scores_fall_and_lie_between_0_and_1(kb):
 
 def test_k_limits_the_hits(kb):
     assert len(kb.search("员工备份年假住宿", 2).hits) == 2
+
+
+def test_a_document_that_is_removed_while_a_search_looks_is_left_out(kb):
+    ids = [chunk_id for chunk_id, _ in kb.store.search_words(question_terms("员工备份年假"), 10)]
+    passages = Passages(kb.store, ids)
+    assert set(passages.titles.values()) == {"年假", "差旅", "备份", "资料"}
+    first = passages.read(ids[:1])
+    with kb.store.write() as writer:
+        for source in TEXTS:
+            writer.remove(source)
+    assert passages.read(ids) == first, "what was read before is still at hand"
+    assert [passages.get(i) is None for i in ids] == [False, *[True] * (len(ids) - 1)]
 
 
 def test_confidence_tells_what_is_told_from_what_is_not(kb):
@@ -518,7 +532,8 @@ def test_an_english_word_is_found_in_its_other_forms(tmp_path):
 
 def test_more_weight_of_the_dense_arm_lets_its_candidates_overtake():
     chunks = {1: chunk(1, "甲", "年假"), 2: chunk(2, "乙", "带薪休假")}
-    found = calibrated("年假有几天？", chunks, {1: 9.0}, {1: 0.1, 2: 0.7})
+    titles = {i: it.title for i, it in chunks.items()}
+    found = calibrated("年假有几天？", chunks, titles, {1: 9.0}, {1: 0.1, 2: 0.7})
     assert [i for i, _ in found.ranked(0.2)] == [1, 2]
     assert [i for i, _ in found.ranked(0.8)] == [2, 1]
     assert found.ranked(0.0) == [(1, 1.0), (2, 0.0)]
@@ -526,7 +541,8 @@ def test_more_weight_of_the_dense_arm_lets_its_candidates_overtake():
 
 def test_cosines_that_lie_close_together_hardly_count():
     chunks = {1: chunk(1, "甲", "年假"), 2: chunk(2, "乙", "带薪休假")}
-    found = calibrated("年假有几天？", chunks, {1: 9.0, 2: 8.0}, {1: 0.3, 2: 0.301})
+    titles = {i: it.title for i, it in chunks.items()}
+    found = calibrated("年假有几天？", chunks, titles, {1: 9.0, 2: 8.0}, {1: 0.3, 2: 0.301})
     assert [i for i, _ in found.ranked(0.8)] == [1, 2]
 
 

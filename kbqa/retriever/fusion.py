@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kbqa.retriever.subject import named
+from kbqa.retriever.subject import named, titles_in
 from kbqa.types import Chunk
 
 __all__ = ["Candidates", "Ranking", "calibrated", "reordered"]
@@ -39,15 +39,22 @@ class Candidates:
 
 
 def calibrated(
-    question: str, chunks: Mapping[int, Chunk], lexical: Mapping[int, float], dense: Mapping[int, float]
+    question: str,
+    chunks: Mapping[int, Chunk],
+    titles: Mapping[int, str],
+    lexical: Mapping[int, float],
+    dense: Mapping[int, float],
 ) -> Candidates:
     """BM25, with something added for a document that the question names, is divided by the best one; cosines are
-    stretched from the lowest to the highest among the candidates. What an arm did not find has 0 from it."""
+    stretched from the lowest to the highest among the candidates. What an arm did not find has 0 from it.
+
+    Looks at chunks only where the question holds one of their `titles`.
+    """
     lexical = {i: score for i, score in lexical.items() if i in chunks}
     dense = {i: cosine for i, cosine in dense.items() if i in chunks}
     stretched = dict(zip(dense, _stretched(list(dense.values())), strict=True))
     return Candidates(
-        chunks, lexical, dense, _words(question, chunks, lexical), {i: stretched.get(i, 0.0) for i in chunks}
+        chunks, lexical, dense, _words(question, chunks, titles, lexical), {i: stretched.get(i, 0.0) for i in chunks}
     )
 
 
@@ -72,9 +79,13 @@ def _stretched(scores: Sequence[float]) -> list[float]:
     return [(score - low) / (high - low + SPREAD) for score in scores]
 
 
-def _words(question: str, chunks: Mapping[int, Chunk], lexical: Mapping[int, float]) -> dict[int, float]:
+def _words(
+    question: str, chunks: Mapping[int, Chunk], titles: Mapping[int, str], lexical: Mapping[int, float]
+) -> dict[int, float]:
     best = max(lexical.values(), default=0.0) or 1.0
-    subject = named(question, [chunks[i] for i in lexical])
-    scores = {i: lexical.get(i, 0.0) / best + SUBJECT * subject.get(chunk.title, 0.0) for i, chunk in chunks.items()}
+    subject: Mapping[str, float] = {}
+    if titles_in(question, (titles[i] for i in lexical)):
+        subject = named(question, [chunks[i] for i in lexical if i in chunks])
+    scores = {i: lexical.get(i, 0.0) / best + SUBJECT * subject.get(title, 0.0) for i, title in titles.items()}
     highest = max(scores.values(), default=1.0) or 1.0
     return {i: score / highest for i, score in scores.items()}

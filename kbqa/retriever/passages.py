@@ -1,8 +1,8 @@
-"""Hits with what stands around them, as the texts that go into the prompt."""
+"""The candidates' chunks, read when they are looked at; hits with what stands around them, as texts for the prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from kbqa.types import Chunk, Hit
@@ -10,7 +10,38 @@ from kbqa.types import Chunk, Hit
 if TYPE_CHECKING:
     from kbqa.store import Store
 
-__all__ = ["expand"]
+__all__ = ["Passages", "expand"]
+
+
+class Passages(Mapping[int, "Chunk"]):
+    """Chunks by id, those of `ids` that still exist. Their titles are there at once; of a hundred candidates hardly any
+    chunk is looked at, and the first one that is brings all others with it, unless `read` has asked for some before."""
+
+    def __init__(self, store: Store, ids: Iterable[int]) -> None:
+        self.titles: Mapping[int, str] = store.titles(ids)
+        self._store = store
+        self._read: dict[int, Chunk] = {}
+
+    def __getitem__(self, chunk_id: int) -> Chunk:
+        """KeyError also for one that was removed since."""
+        if chunk_id not in self._read and chunk_id in self.titles:
+            self.read(self.titles)
+        return self._read[chunk_id]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.titles)
+
+    def __len__(self) -> int:
+        return len(self.titles)
+
+    def __contains__(self, chunk_id: object) -> bool:
+        return chunk_id in self.titles
+
+    def read(self, ids: Iterable[int]) -> list[int]:
+        """Reads these at once; those that are still there, in the order given."""
+        ids = list(ids)
+        self._read |= self._store.chunks([i for i in ids if i not in self._read])
+        return [i for i in ids if i in self._read]
 
 
 def expand(hits: Iterable[Hit], store: Store, neighbours: int) -> list[tuple[str, tuple[Chunk, ...]]]:

@@ -24,9 +24,10 @@ from kbqa.retriever.confidence import confidence
 from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.fusion import Candidates, Ranking, calibrated, reordered
 from kbqa.retriever.numerals import spellings
+from kbqa.retriever.passages import Passages
 from kbqa.retriever.subject import stands_in
 from kbqa.retriever.synonyms import SynonymFile, common, in_words_of, widened
-from kbqa.types import Embedder, Hit, Reranker, Turn
+from kbqa.types import Chunk, Embedder, Hit, Reranker, Turn
 
 if TYPE_CHECKING:
     from kbqa.store import Store
@@ -39,6 +40,8 @@ TURNS_BACK = 6  # earlier questions that a follow-up may reach back to
 BELONGS = 0.5  # of the earlier question's words: a passage that answers both holds so much of them
 
 TOLD = 0.3  # of what was asked just now; where no passage holds as much, the earlier question's words prove nothing
+
+DEEPEST = 20_000  # chunks that are looked at to find some that fit
 
 LISTENED_TO = 5  # best passages whose wording decides by which of its names a thing is called
 
@@ -63,12 +66,14 @@ class _Found:
     question: str
     weights: Mapping[str, float]
     carried: Mapping[str, float]
+    passages: Passages
     candidates: Candidates
     ranking: Ranking
 
     @property
     def best(self) -> Passage | None:
-        return Passage(self.candidates.chunks[self.ranking[0][0]].searchable) if self.ranking else None
+        chunk = self.passages.get(self.ranking[0][0]) if self.ranking else None
+        return Passage(chunk.searchable) if chunk else None
 
 
 class Retriever:
@@ -114,6 +119,15 @@ class Retriever:
             return self._retrieved(self._search(question, k), k)
         meant = self._meant([asked for asked, _ in history[-TURNS_BACK:]])
         return self._retrieved(self._follow(question, meant, k), k)
+
+    def search_among(self, question: str, k: int, fits: Callable[[Chunk], bool]) -> Retrieval:
+        """The `k` best of the chunks that fit, looked for step by step among the DEEPEST best of all."""
+        question, depth = self._usable(question), max(k * 4, 100)
+        while True:
+            found = self._retrieved(self._search(question, depth), k, fits)
+            if len(found.hits) == k or depth >= min(DEEPEST, self._store.chunk_count):
+                return found
+            depth = min(depth * 10, DEEPEST)
 
     def candidates(self, question: str, k: int) -> Candidates:
         """What both arms know of the `k` best chunks of each, for measuring how to weigh them."""
@@ -164,19 +178,24 @@ class Retriever:
         weights = {word: idf * carried.get(word, 1.0) for word, idf in self._weights(terms).items()}
         vector, near = self._nearest(question, wanted)
         dense = near | self._cosines(vector, lexical.keys() - near.keys())
-        chunks = self._store.chunks(dense.keys() | lexical.keys())  # some may be removed while we look
-        candidates = calibrated(question, chunks, lexical, dense)
-        return _Found(question, weights, carried, candidates, candidates.ranked(self.dense_weight))
+        passages = Passages(self._store, dense.keys() | lexical.keys())
+        candidates = calibrated(question, passages, passages.titles, lexical, dense)
+        return _Found(question, weights, carried, passages, candidates, candidates.ranked(self.dense_weight))
 
-    def _retrieved(self, found: _Found, k: int) -> Retrieval:
+    def _retrieved(self, found: _Found, k: int, fits: Callable[[Chunk], bool] | None = None) -> Retrieval:
         candidates, ranking, judged = found.candidates, found.ranking, {}
+        if fits is not None:
+            ranking = [it for it in ranking if (chunk := found.passages.get(it[0])) and fits(chunk)]
+        deep = max(k, self._config.reranker.candidates if self._config.reranker else 0)
+        there = set(found.passages.read([i for i, _ in ranking[:deep]]))  # one may have been removed while we looked
+        ranking = [candidate for candidate in ranking[:deep] if candidate[0] in there]
         if self._reranker and self._config.reranker:
             first = [i for i, _ in ranking[: self._config.reranker.candidates]]
-            passages = [candidates.chunks[i].searchable for i in first]
+            passages = [found.passages[i].searchable for i in first]
             judged = dict(zip(first, self._reranker().score(found.question, passages), strict=True))
             ranking = reordered(ranking, list(judged.values()), self._config.reranker.weight)
         hits = tuple(
-            Hit(candidates.chunks[i], score, candidates.lexical.get(i), candidates.dense.get(i), judged.get(i))
+            Hit(found.passages[i], score, candidates.lexical.get(i), candidates.dense.get(i), judged.get(i))
             for i, score in ranking[:k]
         )
         asked = {word: weight for word, weight in found.weights.items() if word not in found.carried}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from kbqa.analyzer import fold
 from kbqa.types import Chunk
 
-__all__ = ["named", "stands_in", "whole"]
+__all__ = ["named", "stands_in", "titles_in", "whole"]
 
 SHORTEST = 2  # characters of a title
 LOOKED_AT = 20  # passages of other documents
@@ -25,12 +25,8 @@ def named(question: str, candidates: Iterable[Chunk]) -> dict[str, float]:
 
     `candidates` come best first. A title within a longer one that is named as well (员工手册 in 外包员工手册) is not.
     """
-    question = fold(question)
     chunks = list(candidates)
-    titles = {title: fold(title).strip() for title in dict.fromkeys(chunk.title for chunk in chunks)}
-    found = {
-        title: folded for title, folded in titles.items() if len(folded) >= SHORTEST and stands_in(folded, question)
-    }
+    found = titles_in(question, (chunk.title for chunk in chunks))
     longest = {
         title: folded
         for title, folded in found.items()
@@ -40,6 +36,13 @@ def named(question: str, candidates: Iterable[Chunk]) -> dict[str, float]:
         title: _rarity(folded, [chunk for chunk in chunks if chunk.title != title]) for title, folded in longest.items()
     }
     return {title: rarity for title, rarity in sure.items() if rarity}
+
+
+def titles_in(question: str, titles: Iterable[str]) -> dict[str, str]:
+    """Those that stand in the question, each with what it is folded."""
+    question = fold(question)
+    folded = {title: fold(title).strip() for title in dict.fromkeys(titles)}
+    return {title: its for title, its in folded.items() if len(its) >= SHORTEST and stands_in(its, question)}
 
 
 def _rarity(title: str, others: Sequence[Chunk]) -> float:

@@ -191,11 +191,17 @@ def chunks_by_id(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int
     return {chunk.id: chunk for part in _parts(ids) for chunk in read_chunks(connection, f"c.id IN ({part})", ())}
 
 
+def titles_by_id(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, str]:
+    query = (
+        "SELECT c.id, coalesce(c.title, d.title) FROM chunks c JOIN documents d ON d.id = c.document WHERE c.id IN ({})"
+    )
+    return dict(row for part in _parts(ids) for row in connection.execute(query.format(part)))
+
+
 def vectors_by_id(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Vectors]:
     query = "SELECT c.id, v.data FROM chunks c JOIN vectors v ON v.id = c.vector WHERE c.id IN ({})"
-    return {
-        chunk_id: from_stored(data) for part in _parts(ids) for chunk_id, data in connection.execute(query.format(part))
-    }
+    rows = [row for part in _parts(ids) for row in connection.execute(query.format(part))]
+    return dict(zip((row[0] for row in rows), from_stored([row[1] for row in rows]), strict=True)) if rows else {}
 
 
 def _parts(ids: Iterable[int], size: int = 500) -> Iterator[str]:
@@ -216,16 +222,16 @@ def read_vectors(
     )
     while part := rows.fetchmany(batch):
         ids = np.fromiter((row[0] for row in part), dtype=np.int64, count=len(part))
-        stored = np.frombuffer(b"".join(row[1] for row in part), dtype="<f2")
-        yield ids, stored.reshape(len(part), -1).astype(np.float32)
+        yield ids, from_stored([row[1] for row in part])
 
 
 def to_stored(vector: Vectors) -> bytes:
     return vector.astype("<f2").tobytes()
 
 
-def from_stored(data: bytes) -> Vectors:
-    return np.frombuffer(data, dtype="<f2").astype(np.float32)
+def from_stored(rows: Sequence[bytes]) -> Vectors:
+    """(n, dim)"""
+    return np.frombuffer(b"".join(rows), dtype="<f2").reshape(len(rows), -1).astype(np.float32)
 
 
 def pack_blocks(blocks: Sequence[Block]) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from kbqa.support.claim import Claim, Span
 from kbqa.support.judge import Finding, exchanged, judge
-from kbqa.support.passage import Candidate, Quote, candidates
+from kbqa.support.passage import Candidate, Quote, candidates, quotes
 from kbqa.support.wording import PAUSES
 from kbqa.types import Chunk, Verdict
 
@@ -22,6 +23,7 @@ LOOKED_AT = 40  # quotes with the most in common with the sentence,
 CLOSEST = 3  # ... and of these with the whole and with each clause: only they are judged
 MOST = 12
 BEGINNING = 6  # atoms
+REMEMBERED = 64  # sentences: one is first asked whether it says something, then checked
 MANY = 100  # clauses; a sentence of more is not put together of several quotes
 
 
@@ -45,30 +47,35 @@ class Support:
 
 def check(sentence: str, passages: Sequence[Chunk]) -> Support:
     """The best support for `sentence` in `passages`; of equals the first wins, so best passages go first."""
-    claim = Claim(sentence)
+    claim = _claim(sentence)
     if not claim.says_something():
         return Support("not")
-    possible = candidates(passages)
-    if quoted := _verbatim(sentence.strip(), possible):
+    if quoted := _verbatim(sentence.strip(), quotes(passages)):
         return Support("supported", (quoted,), 1.0)
-    alike = _alike(claim, possible)
+    alike = _alike(claim, candidates(passages))
     return _Trial(claim, alike).support() if alike else Support("not")
 
 
-def _verbatim(sentence: str, possible: Sequence[Candidate]) -> Quote | None:
+def _verbatim(sentence: str, possible: Sequence[Quote]) -> Quote | None:
     """Where it stands letter for letter, as one sentence of a passage or as several in a row (「甲；乙；丙。」)."""
-    ends = {(id(it.quote.chunk), it.quote.span[1]) for it in possible}
     for it in possible:
-        chunk, (start, _) = it.quote.chunk, it.quote.span
-        quote = Quote(chunk, (start, start + len(sentence)))
-        if sentence.startswith(it.quote.text) and quote.text == sentence and (id(chunk), quote.span[1]) in ends:
-            return quote
+        if sentence.startswith(it.text):
+            quote = Quote(it.chunk, (it.span[0], it.span[0] + len(sentence)))
+            if quote.text == sentence and any(
+                other.chunk is it.chunk and other.span[1] == quote.span[1] for other in possible
+            ):
+                return quote
     return None
 
 
 def says_something(sentence: str) -> bool:
     """Whether there is anything to check: a list number, a rule or 「根据文档：」 claims nothing."""
-    return Claim(sentence).says_something()
+    return _claim(sentence).says_something()
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _claim(sentence: str) -> Claim:
+    return Claim(sentence)
 
 
 def _alike(claim: Claim, possible: Sequence[Candidate]) -> list[Candidate]:

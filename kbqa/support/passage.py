@@ -11,7 +11,7 @@ from kbqa.support.spelling import plain
 from kbqa.support.wording import Wording
 from kbqa.types import CELL_SEPARATOR, Chunk
 
-__all__ = ["Candidate", "Quote", "candidates"]
+__all__ = ["Candidate", "Quote", "candidates", "quotes"]
 
 REMEMBERED = 256  # chunks, some 20 MB: an answer's sentences are all held against the same ones
 BEFORE = 3  # sentences before a quote that may tell what it is about
@@ -49,21 +49,29 @@ class Candidate:
         return self.quote.chunk is other.quote.chunk and self.ordinal == other.ordinal + 1
 
 
+def quotes(passages: Sequence[Chunk]) -> list[Quote]:
+    """All sentences and rows, in order."""
+    return [quote for chunk in passages for quote in _quotes(chunk)]
+
+
 def candidates(passages: Sequence[Chunk]) -> list[Candidate]:
+    """The same, taken apart: that takes far longer."""
     return [candidate for chunk in passages for candidate in _read(chunk)]
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _read(chunk: Chunk) -> Sequence[Candidate]:
+def _quotes(chunk: Chunk) -> Sequence[Quote]:
     offset = chunk.span[0]
-    spans = sentence_spans(chunk.text)
-    told = "\n".join(_told(chunk, start, end) for start, end in spans)
+    return [Quote(chunk, (offset + start, offset + end)) for start, end in sentence_spans(chunk.text)]
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _read(chunk: Chunk) -> Sequence[Candidate]:
+    offset, found = chunk.span[0], _quotes(chunk)
+    told = "\n".join(_told(chunk, quote.span[0] - offset, quote.span[1] - offset) for quote in found)
     wordings = [Wording(line) for line in plain(told).split("\n")]  # spelled all at once, which is much faster
     title = Wording(plain(f"{chunk.context}\n{chunk.preface}"))
-    return [
-        Candidate(Quote(chunk, (offset + start, offset + end)), n, wordings[n], title, wordings[max(0, n - BEFORE) : n])
-        for n, (start, end) in enumerate(spans)
-    ]
+    return [Candidate(quote, n, wordings[n], title, wordings[max(0, n - BEFORE) : n]) for n, quote in enumerate(found)]
 
 
 def _told(chunk: Chunk, start: int, end: int) -> str:
