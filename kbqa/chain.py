@@ -99,6 +99,7 @@ class KnowledgeBase:
             weights=found.weights,
             **(options or {}),
         )
+        request.cancellation.check()
         seen = [chunk for _, chunks in passages[: len(shown)] for chunk in chunks]
         proof = _Proof([*seen, *(hit.chunk for hit in found.hits if hit.chunk not in seen)])
         # A generator function's stream can be closed, which cancels the work; a plain iterator has nothing to cancel.

@@ -16,7 +16,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from itertools import islice
 from string import punctuation
@@ -25,6 +25,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 from weakref import finalize
 
+from kbqa.cancellation import Cancellation
 from kbqa.errors import ConfigError
 
 __all__ = ["Endpoint", "NoReply", "Reply"]
@@ -57,18 +58,27 @@ class Endpoint:
         finalize(self, _close_all, self._idle)
         self.url = urlunsplit(self._target._replace(query=""))  # as messages and users may see it
 
-    def post(self, body: Mapping[str, Any], deadline: float | None = None) -> Reply:
-        """What the server answers, whatever its status; NoReply when it does not. `deadline` is monotonic time."""
+    def post(
+        self, body: Mapping[str, Any], deadline: float | None = None, cancellation: Cancellation | None = None
+    ) -> Reply:
+        """What the server answers, whatever its status; NoReply when it does not. `deadline` is monotonic time.
+
+        Who cancels breaks the connection off, also while the reply is read: NoReply then, or Cancelled.
+        """
         content = json.dumps(body).encode()  # as ASCII, which also takes half a surrogate pair out of a document
+        cancellation = cancellation or Cancellation()
         while True:
+            cancellation.check()
             connection, kept = self._connection(deadline)
-            patience = _Patience(connection, self._timeout, deadline)
+            patience, held = _Patience(connection, self._timeout, deadline), ExitStack()
+            held.enter_context(cancellation.waking(patience.end))
             try:
                 patience.renew()
                 connection.request("POST", self._path(), content, self._headers())
                 patience.renew()
-                return Reply(self, connection, connection.getresponse(), patience)
+                return Reply(self, connection, connection.getresponse(), patience, held)
             except BaseException as error:
+                held.close()
                 connection.close()
                 if isinstance(error, ConnectionError | HTTPException):
                     if kept:  # the server may have closed it just as this request was on its way
@@ -141,9 +151,16 @@ class Reply:
     """A server's answer, read as it comes. To be closed: a connection that was read to its end is kept."""
 
     def __init__(
-        self, endpoint: Endpoint, connection: HTTPConnection, response: HTTPResponse, patience: _Patience
+        self,
+        endpoint: Endpoint,
+        connection: HTTPConnection,
+        response: HTTPResponse,
+        patience: _Patience,
+        held: ExitStack,
     ) -> None:
+        """`held` is let go of when this is closed."""
         self._endpoint, self._connection, self._response, self._patience = endpoint, connection, response, patience
+        self._held = held
         self.status = response.status
 
     def header(self, name: str) -> str:
@@ -193,6 +210,7 @@ class Reply:
                 pass
 
     def close(self) -> None:
+        self._held.close()
         whole = (self._response.isclosed() or self._response.length == 0) and not self._response.will_close
         self._response.close()
         if whole:
@@ -226,6 +244,12 @@ class _Patience:
     def renew(self) -> None:
         if self._socket is not None:
             self._socket.settimeout(_left(self._deadline, self._silence))
+
+    def end(self) -> None:
+        """Whoever reads finds the end now. For other threads; closing is the reader's business."""
+        if self._socket is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(self._socket, socket.SHUT_RD)  # TLS's own would change what the reader uses
 
     def explain(self, error: Exception) -> NoReply:
         if not isinstance(error, TimeoutError):

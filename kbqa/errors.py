@@ -12,6 +12,7 @@
      │   ├─ UnknownJob
      │   └─ UnknownFeedback
      ├─ QuestionError        the question itself cannot be asked
+     ├─ Cancelled            nobody waits for the answer any more
      ├─ TuningError          training stopped, or cannot begin
      └─ GeneratorError       the model failed
          ├─ GeneratorBusy    every place in its queue is taken
@@ -23,6 +24,7 @@ Every message names the thing and, where there is one, the remedy.
 
 __all__ = [
     "BeyondModel",
+    "Cancelled",
     "ConfigError",
     "DocumentError",
     "FolderGone",
@@ -100,6 +102,10 @@ class QuestionError(KbqaError):
 
 class TuningError(KbqaError):
     """Training cannot begin, or stopped; what it saved before stays."""
+
+
+class Cancelled(KbqaError):
+    """Whoever asked has said, from another thread, that the answer is not wanted any more."""
 
 
 class GeneratorError(KbqaError):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from kbqa.cancellation import Cancellation
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -260,7 +262,8 @@ class GenerationRequest:
     questions and answers. `question` and `hits` are what the prompt was filled from: a generator that quotes
     instead of writing needs them, a language model does not look at them; so are `weights`, how telling each of the
     question's words is in this base (its inverse document frequency). Sampling values that are None are the
-    generator's own defaults; temperature 0 is greedy. `deadline` is in seconds of `time.monotonic()`.
+    generator's own defaults; temperature 0 is greedy. `deadline` is in seconds of `time.monotonic()`. `cancellation`
+    stops the work from another thread, wherever it is: `stream` then raises Cancelled.
     """
 
     messages: tuple[Message, ...]
@@ -278,6 +281,7 @@ class GenerationRequest:
     response_schema: Mapping[str, Any] | None = None
     adapter: str | None = None
     deadline: float | None = None
+    cancellation: Cancellation = field(default_factory=Cancellation, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +300,7 @@ class Piece:
 
 
 class Generator(Protocol):
-    """Writes the answer. Closing the iterator cancels the work."""
+    """Writes the answer. Closing the iterator cancels the work; so does the request's `cancellation`."""
 
     name: str
 

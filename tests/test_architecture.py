@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "kbqa"
 
 FLOORS = [  # lowest first
     {"errors"},
+    {"cancellation"},
     {"types", "importing", "endpoint"},
     {"config"},
     {"analyzer"},

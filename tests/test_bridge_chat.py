@@ -377,6 +377,36 @@ def test_cancelling_an_asynchronous_call_stops_the_work(way):
     asyncio.run(impatient())
 
 
+@pytest.mark.parametrize("way", ["ainvoke", "astream"])
+def test_cancelling_an_asynchronous_call_reaches_a_model_that_has_said_nothing_yet(way):
+    """Which waits in its line, or reads a long prompt: there is no piece yet behind which it could be closed."""
+
+    class Silent(Scripted):
+        def stream(self, request: GenerationRequest) -> Iterator[Piece]:
+            woken = threading.Event()
+            with request.cancellation.waking(woken.set):
+                assert woken.wait(20)
+            self.closed.set()
+            request.cancellation.check()
+            yield Piece("nobody hears it")
+
+    silent = Silent()
+    model = KbqaChatModel(generator=silent)
+
+    async def impatient() -> None:
+        async def all_of_it() -> None:
+            if way == "ainvoke":
+                await model.ainvoke("你好")
+            async for _ in model.astream("你好"):
+                pass
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(all_of_it(), 0.1)
+        assert await asyncio.to_thread(silent.closed.wait, 10)
+
+    asyncio.run(impatient())
+
+
 # --- tools -----------------------------------------------------------------------------------------------------------
 
 

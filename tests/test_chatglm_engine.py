@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,13 @@ torch = pytest.importorskip("torch", reason="kbqa[glm] is not installed")
 
 import glmkit  # noqa: E402, F401  (one thread)
 
+from kbqa.cancellation import Cancellation  # noqa: E402
 from kbqa.chatglm.architecture import Architecture  # noqa: E402
 from kbqa.chatglm.decoder import Decoder  # noqa: E402
-from kbqa.chatglm.engine import Ended, Engine, Job, _Ticket  # noqa: E402
+from kbqa.chatglm.engine import Ended, Engine, Job  # noqa: E402
 from kbqa.chatglm.runner import Runner  # noqa: E402
 from kbqa.chatglm.sampling import Chooser, Sampling  # noqa: E402
-from kbqa.errors import GeneratorBusy, GeneratorError, ModelError  # noqa: E402
+from kbqa.errors import Cancelled, GeneratorBusy, GeneratorError, ModelError  # noqa: E402
 
 CONTEXT = 160
 SIZES = {"layers": 2, "hidden": 32, "heads": 4, "head_dim": 8, "inner": 48, "vocabulary": 99, "eps": 1e-5, "eos": (98,)}
@@ -105,7 +108,7 @@ def at_once(engine: Engine, jobs: list[Job]) -> list[list[int] | Exception]:
     def work(at: int) -> None:
         try:
             results[at] = all_of(engine, jobs[at])
-        except GeneratorError as error:
+        except (GeneratorError, Cancelled) as error:
             results[at] = error
 
     threads = [threading.Thread(target=work, args=(at,)) for at in range(len(jobs))]
@@ -161,6 +164,72 @@ def test_a_full_queue_says_so_at_once(decoder):
             next(engine.write(endless))
 
 
+def test_who_leaves_the_line_gives_the_place_to_the_next_at_once(decoder):
+    """Also while the engine is in the midst of a step, and so from another thread than the one that waits."""
+    go, stuck = threading.Event(), threading.Event()
+
+    def hold(*_) -> None:
+        stuck.set()
+        go.wait(10)
+
+    block = decoder.blocks[0].register_forward_hook(hold)
+    cancellation = Cancellation()
+    job = Job(prompt(decoder, 1, 2), GREEDY, most=3, stops=frozenset())
+    waiting = replace(job, cancellation=cancellation)
+    try:
+        with engine_of(decoder, slots=1, waiting=1) as engine, ThreadPoolExecutor(3) as others:
+            first = others.submit(all_of, engine, job)
+            assert stuck.wait(10)
+            second = others.submit(all_of, engine, waiting)
+            while engine.load != (1, 1):
+                time.sleep(0.001)
+            with pytest.raises(GeneratorBusy):
+                next(engine.write(job))
+            cancellation.cancel()
+            assert engine.load == (1, 0)
+            assert isinstance(second.exception(10), Cancelled)
+            third = others.submit(all_of, engine, job)
+            go.set()
+            assert first.result(10) == third.result(10)
+            with pytest.raises(Cancelled):
+                next(engine.write(waiting))
+    finally:
+        go.set()
+        block.remove()
+
+
+def test_a_prompt_that_nobody_waits_for_any_more_is_not_read_to_its_end(decoder):
+    """Not even within one part of it: ChatGLM-6B's are read whole."""
+    cancellation, passed = Cancellation(), []
+    hooks = [
+        block.register_forward_hook(lambda *_, at=at: passed.append(at) or cancellation.cancel())
+        for at, block in enumerate(decoder.blocks)
+    ]
+    job = Job(prompt(decoder, *[5] * 60), GREEDY, most=3, stops=frozenset(), cancellation=cancellation)
+    try:
+        with engine_of(decoder, slots=1) as engine:
+            assert isinstance(at_once(engine, [job])[0], Cancelled)
+            for hook in hooks:
+                hook.remove()
+            after = replace(job, cancellation=Cancellation())
+            assert all_of(engine, after) == alone(decoder, after)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert passed == [0]
+
+
+def test_an_answer_that_is_being_written_can_be_cancelled_from_another_thread(decoder):
+    cancellation = Cancellation()
+    endless = Job(prompt(decoder, 1), GREEDY, 10_000, frozenset(), cancellation=cancellation)
+    with engine_of(decoder, slots=1) as engine, closing(engine.write(endless)) as ids:
+        next(ids)
+        threading.Thread(target=cancellation.cancel).start()
+        with pytest.raises(Cancelled):
+            list(ids)
+        assert all_of(engine, Job(prompt(decoder, 3), GREEDY, 3, frozenset()))
+
+
 def test_an_answer_that_takes_too_long_ends_and_so_does_one_that_waits_too_long(decoder):
     soon = time.monotonic() + 0.05
     endless = Job(prompt(decoder, 1), GREEDY, most=10_000, stops=frozenset(), deadline=soon)
@@ -195,19 +264,22 @@ def test_who_leaves_while_the_prompt_is_read_leaves_nothing_that_spoils_who_come
     reading, leave = threading.Event(), threading.Event()
     read = Runner.read
 
-    def slow(self, sequence, most):
+    def slow(self, sequence, *given):
         if sequence.prefix and sequence.unread < 60:
             reading.set()
             leave.wait(10)
-        return read(self, sequence, most)
+        return read(self, sequence, *given)
 
     monkeypatch.setattr(Runner, "read", slow)
     monkeypatch.setattr("kbqa.chatglm.engine.CHUNK", 8)
     with engine_of(decoder, slots=2) as engine:
-        ticket = _Ticket(Job([5] * 80, GREEDY, 5, frozenset(), prefix=broken))
-        engine._enqueue(ticket)
-        assert reading.wait(10)
-        ticket.cancelled = True
+        cancellation = Cancellation()
+        job = Job([5] * 80, GREEDY, 5, frozenset(), prefix=broken, cancellation=cancellation)
+        with ThreadPoolExecutor(1) as other:
+            gone = other.submit(at_once, engine, [job])
+            assert reading.wait(10)
+            cancellation.cancel()
+            assert isinstance(gone.result(10)[0], Cancelled)
         leave.set()
         with closing(engine.write(short)) as ids:  # in its slot, and beside one that makes the engine look further
             first = next(ids)

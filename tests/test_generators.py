@@ -18,8 +18,9 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from kbqa.build import make_generator
+from kbqa.cancellation import Cancellation
 from kbqa.config import GeneratorConfig
-from kbqa.errors import ConfigError, GeneratorError
+from kbqa.errors import Cancelled, ConfigError, GeneratorError
 from kbqa.generators.extractive import ExtractiveGenerator
 from kbqa.generators.langchain import LangChainGenerator
 from kbqa.generators.openai import OpenAIGenerator
@@ -121,6 +122,15 @@ def test_a_deadline_in_the_future_does_no_harm_and_one_that_has_passed_ends_it(m
     if generator.name != "extractive":  # which takes no time worth a deadline
         with pytest.raises(GeneratorError, match="in time"):
             list(generator.stream(replace(ASKED, deadline=time.monotonic() - 1)))
+    assert text_of(generator.stream(ASKED)) == expected
+
+
+def test_a_question_that_was_taken_back_is_not_answered_and_the_next_one_is(made):
+    generator, expected = made
+    gone = Cancellation()
+    gone.cancel()
+    with pytest.raises(Cancelled):
+        list(generator.stream(replace(ASKED, cancellation=gone)))
     assert text_of(generator.stream(ASKED)) == expected
 
 
@@ -303,6 +313,15 @@ def test_closing_the_answer_closes_the_models_stream():
     assert model.closed == []
     stream.close()
     assert model.closed == [True]
+
+
+def test_who_takes_a_question_back_hears_nothing_more_of_the_model():
+    gone = Cancellation()
+    stream = LangChainGenerator(FakeListChatModel(responses=[SAID])).stream(replace(ASKED, cancellation=gone))
+    assert SAID.startswith(next(stream).text)
+    gone.cancel()
+    with pytest.raises(Cancelled):
+        next(stream)
 
 
 def test_what_the_model_raises_comes_out_in_one_line():

@@ -5,9 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,8 +19,9 @@ from chatserver import SAID, answer, delta, encoded, endless, events, old_http, 
 from conftest import PARROT
 
 from kbqa.build import make_generator
+from kbqa.cancellation import Cancellation
 from kbqa.config import GeneratorConfig
-from kbqa.errors import ConfigError, GeneratorBusy, GeneratorError
+from kbqa.errors import Cancelled, ConfigError, GeneratorBusy, GeneratorError
 from kbqa.generators.openai import OpenAIGenerator
 from kbqa.types import GenerationRequest, Message, Piece
 
@@ -409,6 +413,26 @@ def test_closing_the_answer_closes_the_connection(chat_server, step):
     assert chat_server.left.wait(5)
 
 
+@pytest.mark.parametrize("step", [silence(headers=False), silence(delta("又")), endless])
+def test_who_takes_a_question_back_from_another_thread_breaks_the_connection_off(chat_server, step):
+    chat_server.script, gone = [step], Cancellation()
+    later = threading.Timer(0.1, gone.cancel)
+    later.start()
+    start = time.monotonic()
+    with pytest.raises(Cancelled):
+        list(made(chat_server).stream(replace(ASKED, cancellation=gone)))
+    assert time.monotonic() - start < 5
+    assert chat_server.left.wait(5)
+
+
+def test_a_question_that_is_taken_back_when_it_has_been_answered_leaves_the_connection_alone(chat_server):
+    generator, gone = made(chat_server), Cancellation()
+    assert text_of(generator.stream(replace(ASKED, cancellation=gone))) == SAID
+    gone.cancel()
+    assert text_of(generator.stream(ASKED)) == SAID
+    assert len({seen["port"] for seen in chat_server.seen}) == 1
+
+
 # --- connections -----------------------------------------------------------------------------------------------------
 
 
@@ -443,7 +467,6 @@ def test_a_connection_that_the_server_closed_meanwhile_does_no_harm(chat_server)
 
 
 def test_many_threads_may_ask_at_once(chat_server):
-    from concurrent.futures import ThreadPoolExecutor
 
     generator = made(chat_server)
     with ThreadPoolExecutor(8) as pool:

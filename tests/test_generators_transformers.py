@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from conftest import PARROT
 from modelkit import ASKS, ENDS, SAYS, make_babbler, make_parrot
 
 from kbqa.build import make_generator
+from kbqa.cancellation import Cancellation
 from kbqa.config import GeneratorConfig
-from kbqa.errors import ConfigError, GeneratorBusy, GeneratorError, ModelError
+from kbqa.errors import Cancelled, ConfigError, GeneratorBusy, GeneratorError, ModelError
 from kbqa.generators.transformers import TransformersGenerator
 from kbqa.types import GenerationRequest, Measuring, Message
 
@@ -156,6 +158,23 @@ def test_a_deadline_ends_the_work_at_once(endless):
         list(endless.stream(asked(max_tokens=3000, temperature=1.0, deadline=start + 0.3)))
     assert time.monotonic() - start < 5
     assert writers() == []
+
+
+def test_who_takes_a_question_back_from_another_thread_ends_the_work_and_leaves_the_line(endless):
+    first, second = Cancellation(), Cancellation()
+    stream = endless.stream(asked(max_tokens=3000, temperature=1.0, cancellation=first))
+    next(stream)
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(list, endless.stream(asked(cancellation=second)))
+        _until(lambda: len(endless._turns._line) == 2)
+        second.cancel()
+        assert isinstance(waiting.exception(10), Cancelled)
+        assert len(endless._turns._line) == 1
+        threading.Timer(0.05, first.cancel).start()
+        with pytest.raises(Cancelled):
+            list(stream)
+    assert writers() == []
+    assert list(endless.stream(asked(max_tokens=1)))[-1].finish == "length"
 
 
 PROGRAM = """

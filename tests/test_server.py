@@ -408,7 +408,7 @@ def test_the_model_stops_when_the_client_no_longer_waits_for_the_whole_answer(mo
 def test_a_client_that_reads_slowly_holds_the_model_back_instead_of_filling_the_memory():
     made = []
 
-    def numbers():
+    def numbers(_):
         for number in range(10_000):
             made.append(number)
             yield number
@@ -444,14 +444,14 @@ def test_a_client_that_takes_nothing_of_its_answer_is_given_up(modelled, chat_se
 
 
 def test_places_are_free_again_after_feeds_that_end_fail_or_are_closed():
-    def failing():
+    def failing(_):
         yield 1
         raise ValueError("no")
 
     async def many():
         places = asyncio.Semaphore(2)
         for number in range(12):
-            feed = await asyncio.wait_for(Feed.start(failing if number % 2 else lambda: iter([1]), places), 5)
+            feed = await asyncio.wait_for(Feed.start(failing if number % 2 else lambda _: iter([1]), places), 5)
             assert await anext(feed) == 1
             if number % 3:
                 with pytest.raises((ValueError, StopAsyncIteration)):

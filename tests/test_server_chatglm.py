@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -50,7 +52,7 @@ def built(tmp_path_factory):
 
 
 @contextmanager
-def tiny_chatglm(built, folder):
+def tiny_chatglm(built, folder, **generator):
     pytest.importorskip("torch", reason="kbqa[glm] is not installed")
     import glmkit  # noqa: F401  (one thread)
 
@@ -63,6 +65,7 @@ def tiny_chatglm(built, folder):
         "KBQA_GENERATOR__MODEL": str(folder),
         "KBQA_GENERATOR__DTYPE": "float32",
         "KBQA_GENERATOR__DEVICE": "cpu",
+        **{f"KBQA_GENERATOR__{name.upper()}": str(value) for name, value in generator.items()},
     }
     with serving(built, settings=settings) as running:
         yield running, load_chatglm(folder)
@@ -79,6 +82,34 @@ def test_a_model_says_what_its_chat_says(built, tmp_path):
         assert second["response"] == model.chat("晚上睡不着应该怎么办", history, do_sample=False, max_new_tokens=12)[0]
         assert second["history"] == [["你好", expected], ["晚上睡不着应该怎么办", second["response"]]]
         assert running.post("/", {"prompt": "你好" * 2000}).status_code == 400
+
+
+def test_a_client_that_leaves_frees_its_place_in_the_line_and_its_slot(built, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "LOOK", 0.05)
+    body = {"prompt": "你好", "max_length": 2}
+    with tiny_chatglm(built, tmp_path / "tiny", slots=1, waiting=1) as (running, _):
+        assert running.post("/", body).status_code == 200
+        engine = running.service.generator._ready()[1]
+        go, stuck = threading.Event(), threading.Event()
+
+        def hold(*_):
+            stuck.set()
+            go.wait(20)
+
+        engine._runner.decoder.blocks[0].register_forward_hook(hold)
+        with ThreadPoolExecutor(2) as others:
+            reading = others.submit(httpx.post, running.url, json=body, timeout=1.5)  # its prompt is read
+            assert stuck.wait(10)
+            with pytest.raises(httpx.ReadTimeout):  # in the line
+                running.post("/", body, timeout=0.5)
+            wait_until(lambda: engine.load == (1, 0))
+            patient = others.submit(httpx.post, running.url, json=body, timeout=20)
+            wait_until(lambda: engine.load == (1, 1))
+            assert running.post("/", body).status_code == 503
+            assert isinstance(reading.exception(10), httpx.ReadTimeout)
+            wait_until(lambda: b'kbqa_answers_total{outcome="cancelled"} 2.0' in running.service.metrics.render())
+            go.set()
+            assert patient.result(20).status_code == 200
 
 
 def test_the_curl_line_of_chatglms_readme_works(built):

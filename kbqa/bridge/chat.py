@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Yields
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from threading import Event
 from typing import Annotated, Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -33,6 +33,7 @@ from pydantic_core.core_schema import no_info_plain_validator_function
 from kbqa.bridge.messages import conversation
 from kbqa.bridge.tools import as_calls, as_tool, calls_schema, closed, must_call
 from kbqa.build import Installation
+from kbqa.cancellation import Cancellation
 from kbqa.config import find_home
 from kbqa.errors import ConfigError
 from kbqa.types import GenerationRequest, Generator, Piece
@@ -120,7 +121,7 @@ class KbqaChatModel(BaseChatModel, _Settings):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return generate_from_stream(self._chunks(messages, stop, kwargs, Event()))
+        return generate_from_stream(self._chunks(messages, stop, kwargs, Cancellation()))
 
     def _stream(
         self,
@@ -129,7 +130,7 @@ class KbqaChatModel(BaseChatModel, _Settings):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with closing(self._chunks(messages, stop, kwargs, Event())) as chunks:
+        with closing(self._chunks(messages, stop, kwargs, Cancellation())) as chunks:
             for chunk in chunks:
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -142,12 +143,12 @@ class KbqaChatModel(BaseChatModel, _Settings):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        given_up = Event()
+        given_up = Cancellation()
         chunks = self._chunks(messages, stop, kwargs, given_up)
         try:
             return await run_in_executor(None, generate_from_stream, chunks)
         finally:
-            given_up.set()
+            given_up.cancel()
 
     async def _astream(
         self,
@@ -156,7 +157,7 @@ class KbqaChatModel(BaseChatModel, _Settings):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        given_up = Event()
+        given_up = Cancellation()
         chunks = self._chunks(messages, stop, kwargs, given_up)
         try:
             while chunk := await run_in_executor(None, partial(next, chunks, None)):
@@ -164,15 +165,20 @@ class KbqaChatModel(BaseChatModel, _Settings):
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
         finally:
-            given_up.set()
+            given_up.cancel()
             with suppress(ValueError):  # a thread waits for the next piece, and will find that it is not wanted
                 chunks.close()
 
     def _chunks(
-        self, messages: list[BaseMessage], stop: Sequence[str] | None, options: Mapping[str, Any], given_up: Event
+        self,
+        messages: list[BaseMessage],
+        stop: Sequence[str] | None,
+        options: Mapping[str, Any],
+        given_up: Cancellation,
     ) -> Yields[ChatGenerationChunk, None, None]:
         """The answer, which breaks off once nobody waits for it any more."""
         request, must = self._request(messages, stop, options)
+        request = replace(request, cancellation=given_up)
         calls = 0
         with closing(_unless(given_up, self.generator.stream(request))) as pieces:
             for piece in as_calls(pieces, self.model_name) if must else pieces:
@@ -283,11 +289,11 @@ def chat_model(home: str | Path | None = None, **settings: Any) -> KbqaChatModel
 # --- pieces out -------------------------------------------------------------------------------------------------------
 
 
-def _unless(given_up: Event, pieces: Iterator[Piece]) -> Yields[Piece, None, None]:
+def _unless(given_up: Cancellation, pieces: Iterator[Piece]) -> Yields[Piece, None, None]:
     """`pieces`, which are closed with it."""
     try:
         for piece in pieces:
-            if given_up.is_set():
+            if given_up.asked:
                 return
             yield piece
     finally:

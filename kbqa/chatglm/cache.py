@@ -5,6 +5,7 @@ Nothing is allocated while answers are written, so memory stays flat whatever co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +61,11 @@ class Rows:
     at: Tensor
     width: int
     start: int = 0  # of a single row: at[0], known without asking the device
+    check: Callable[[], None] | None = None  # called in each layer; what it raises ends the step
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        if self.check:
+            self.check()
         rows = slice(self.first, self.first + len(keys))
         kept = self.cache.keys[layer][rows], self.cache.values[layer][rows]  # views
         for new, old in zip((keys, values), kept, strict=True):

@@ -2,8 +2,8 @@
 
 A request waits in a bounded queue, first come first served, until one of the cache's slots is free. Its prompt is read
 in parts, one between two steps of the others, so that a long prompt does not stop them (ChatGLM-6B's must be read
-whole). What goes wrong with one request, or takes too long, ends that request alone. Whoever closes its iterator gives
-the slot back at once.
+whole). What goes wrong with one request, or takes too long, ends that request alone. Whoever closes its iterator, or
+cancels it from another thread, gives its place back at once: in the queue, and while its prompt is read.
 
 Knows ids, not text.
 """
@@ -23,11 +23,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kbqa.cancellation import Cancellation
 from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.lora import Lora
 from kbqa.chatglm.runner import CHUNK, Runner, Sequence, check_ids
 from kbqa.chatglm.sampling import Chooser, Rules, Sampling
-from kbqa.errors import BeyondModel, GeneratorBusy, GeneratorError, ModelError
+from kbqa.errors import BeyondModel, Cancelled, GeneratorBusy, GeneratorError, ModelError
 from kbqa.importing import is_out_of_memory
 
 __all__ = ["PREFIX", "Ended", "Engine", "Job"]
@@ -48,6 +49,7 @@ class Job:
     lora: Lora | None = None
     deadline: float | None = None  # of time.monotonic()
     rules: Rules | None = None  # of what may be said, for this one job
+    cancellation: Cancellation = field(default_factory=Cancellation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ class Ended:
     """The last thing that a request's iterator gives."""
 
     finish: Literal["stop", "length"]
+
+
+class _Unwanted(Exception):
+    """The prompt need not be read to its end."""
 
 
 @dataclass(eq=False)
@@ -69,6 +75,10 @@ class _Ticket:
     @property
     def expired(self) -> bool:
         return self.job.deadline is not None and time.monotonic() > self.job.deadline
+
+    def check(self) -> None:
+        if self.cancelled or self.expired:
+            raise _Unwanted
 
 
 class Engine:
@@ -102,8 +112,9 @@ class Engine:
         """The ids as they are written, then Ended. Closing the iterator stops the work.
 
         GeneratorBusy when the queue is full, BeyondModel for a prompt that the model cannot take, GeneratorError when
-        the model fails or the deadline passes.
+        the model fails or the deadline passes, Cancelled when the job's cancellation is asked for.
         """
+        job.cancellation.check()
         check_ids(job.ids, self._runner.decoder.architecture.vocabulary)
         kept = 0 if job.prefix is None else job.prefix.shape[3]
         if max(kept - self._beside, 0) + len(job.ids) >= self.context:
@@ -111,17 +122,17 @@ class Engine:
         ticket = _Ticket(job)
         self._enqueue(ticket)
         try:
-            while True:
-                got = ticket.out.get()
-                if isinstance(got, Exception):
-                    raise got
-                yield got
-                if isinstance(got, Ended):
-                    return
+            with job.cancellation.waking(lambda: self._leave(ticket)):
+                while True:
+                    got = ticket.out.get()
+                    job.cancellation.check()
+                    if isinstance(got, Exception):
+                        raise got
+                    yield got
+                    if isinstance(got, Ended):
+                        return
         finally:
-            ticket.cancelled = True
-            with self._changed:
-                self._changed.notify()
+            self._leave(ticket)
 
     def close(self) -> None:
         """Ends all requests with an error and the thread with them."""
@@ -142,7 +153,7 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise GeneratorError("the model is shutting down")
-            waiting = sum(not it.cancelled for it in self._queue)
+            waiting = len(self._queue)
             free = len(self._free) + sum(it.cancelled for it in self._running)  # given back at the next step
             if waiting >= self.waiting + free:
                 raise GeneratorBusy(f"{waiting} questions are waiting already; try again in a few seconds")
@@ -153,6 +164,15 @@ class Engine:
                 atexit.register(self.close)  # a thread that ends in the midst of torch takes the process down with it
             self._changed.notify()
 
+    def _leave(self, ticket: _Ticket) -> None:
+        """Nobody waits for it any more. It leaves the line at once, its slot at the next step or layer."""
+        ticket.cancelled = True
+        ticket.out.put(Cancelled("nobody waits for the answer any more"))
+        with self._changed:
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+            self._changed.notify()
+
     # --- the engine's thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -161,7 +181,8 @@ class Engine:
         finally:  # whatever it was, nobody may wait for ever because of it
             with self._changed:
                 self._closed = True
-            for ticket in (*self._running, *self._queue):
+                left = [*self._running, *self._queue]
+            for ticket in left:
                 ticket.out.put(GeneratorError("the model is shutting down"))
 
     def _work(self) -> None:
@@ -211,7 +232,9 @@ class Engine:
     def _read(self, ticket: _Ticket, most: int) -> None:
         assert ticket.sequence is not None
         try:
-            logits = self._runner.read(ticket.sequence, most)
+            logits = self._runner.read(ticket.sequence, most, ticket.check)
+        except _Unwanted:
+            return  # the next sweep lets go of it
         except (RuntimeError, MemoryError) as error:  # torch has one class for all; memory that ran out among them
             self._end(ticket, _foreign(error))
             return

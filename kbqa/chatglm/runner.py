@@ -5,6 +5,7 @@ Knows nothing about text, threads or who waits for what.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
@@ -73,10 +74,11 @@ class Runner:
         return Sequence(slot, ids, placed, context, filled=length, prefix=length, lora=lora)
 
     @torch.inference_mode()
-    def read(self, sequence: Sequence, most: int = CHUNK) -> Tensor | None:
+    def read(self, sequence: Sequence, most: int = CHUNK, check: Callable[[], None] | None = None) -> Tensor | None:
         """Reads up to `most` tokens of the prompt; (vocabulary,) logits of what follows once it is read to the end.
 
-        ChatGLM-6B's prompts are read whole: what stands first sees what comes later.
+        ChatGLM-6B's prompts are read whole: what stands first sees what comes later. What `check` raises, which is
+        called in each layer, ends the reading there; the sequence is then as if these tokens had not been read.
         """
         whole = self.decoder.architecture.is_v1
         begin = sequence.filled - sequence.prefix
@@ -86,7 +88,7 @@ class Runner:
         start = torch.tensor([sequence.filled], device=self.device)
         width = sequence.filled + end - begin
         seen = visible(start, end - begin, width, torch.tensor([sequence.context], device=self.device))
-        rows = Rows(self.cache, sequence.slot, start, width, start=sequence.filled)
+        rows = Rows(self.cache, sequence.slot, start, width, start=sequence.filled, check=check)
         last = torch.tensor([end - begin - 1], device=self.device)
         with applied(sequence.lora):
             logits = self.decoder(ids, placed, rows, seen, last=last)

@@ -94,6 +94,7 @@ class ChatGLMGenerator:
             stops=model.stops,
             prefix=model.prefix(request.adapter),
             deadline=request.deadline,
+            cancellation=request.cancellation,
             rules=None if request.response_schema is None else model.constraint(request.response_schema),
         )
         text = _Text(model, request)

@@ -32,6 +32,7 @@ class ExtractiveGenerator:
         self._sentences = sentences
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
+        request.cancellation.check()
         chosen = choose(request.question, request.hits, request.weights, self._sentences)
         if not chosen:
             yield Piece(REFUSAL)

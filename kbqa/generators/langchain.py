@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal
 
-from kbqa.errors import BeyondModel, GeneratorError
+from kbqa.errors import BeyondModel, Cancelled, GeneratorError
 from kbqa.importing import make, one_line
 from kbqa.types import GenerationRequest, Message, Piece
 
@@ -58,6 +58,7 @@ class LangChainGenerator:
             raise BeyondModel(f"{self.name} is only used to write text: no tools, no response schema")
         model = _with_fields(self._model, {ours: getattr(request, ours) for ours in _FIELDS})
         stop = list(request.stop) or None
+        request.cancellation.check()
         finish: Literal["stop", "length"] = "stop"
         prompt_tokens = completion_tokens = 0
         try:
@@ -71,9 +72,10 @@ class LangChainGenerator:
                         usage = chunk.usage_metadata
                         prompt_tokens += usage["input_tokens"] if usage else 0
                         completion_tokens += usage["output_tokens"] if usage else 0
+                    request.cancellation.check()
                     if request.deadline is not None and time.monotonic() > request.deadline:
                         raise GeneratorError(f"{self.name} did not finish in time")
-        except GeneratorError:
+        except (GeneratorError, Cancelled):
             raise
         except Exception as error:  # each provider's library has exceptions of its own
             raise GeneratorError(f"{self.name} failed: {one_line(error)}") from error

@@ -60,9 +60,10 @@ class OpenAIGenerator:
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         stopper = Stopper(request.stop)
         try:
-            with closing(self._ask(self._body(request), request.deadline)) as reply:
+            with closing(self._ask(self._body(request), request)) as reply:
                 answer = _Answer(self._endpoint, json_only=request.response_schema is not None)
                 for text in answer.read(reply):
+                    request.cancellation.check()
                     if shown := stopper.add(text):
                         yield Piece(shown)
                     if stopper.hit:  # the server does not heed `stop`, or not in time; closing stops it
@@ -72,9 +73,8 @@ class OpenAIGenerator:
                     yield Piece(held)
                 yield from (Piece(tool_call=call) for call in answer.tool_calls())
                 reply.finish()
-        except NoReply as error:
-            raise self._error(str(error)) from error
-        except UnexpectedAnswer as error:
+        except (NoReply, UnexpectedAnswer) as error:
+            request.cancellation.check()  # which breaks the connection off
             raise self._error(str(error)) from error
         yield Piece(
             finish=answer.finish, prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens
@@ -107,18 +107,18 @@ class OpenAIGenerator:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    def _ask(self, body: dict[str, Any], deadline: float | None) -> Reply:
+    def _ask(self, body: dict[str, Any], request: GenerationRequest) -> Reply:
         """The reply to `body`, once the server has accepted it."""
         if not self._counts:
             del body["stream_options"]
-        reply = self._endpoint.post(body, deadline)
+        reply = self._endpoint.post(body, request.deadline, request.cancellation)
         if reply.status == 200:
             return reply
         with closing(reply):
             said = reply.complaint()
         if "stream_options" in body and reply.status in (400, 422) and "stream_options" in said:
             self._counts = False
-            return self._ask(body, deadline)
+            return self._ask(body, request)
         raise self._refused(reply, said, body["model"])
 
     def _refused(self, reply: Reply, said: str, model: str) -> GeneratorError:

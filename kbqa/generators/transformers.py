@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Literal
 
+from kbqa.cancellation import Cancellation
 from kbqa.embedders.local import stay_offline
 from kbqa.errors import BeyondModel, ConfigError, GeneratorError, ModelError
 from kbqa.generators.stopping import Stopper
@@ -83,7 +84,7 @@ class TransformersGenerator:
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         if request.tools or request.response_schema is not None or request.adapter or _speaks_of_tools(request):
             raise BeyondModel(f"{self.name} is only used to write text: no tools, no response schema, no adapters")
-        with self._turns.turn(request.deadline):
+        with self._turns.turn(request.deadline, request.cancellation):
             yield from self._answer(self._ready(), request)
 
     def _ready(self) -> _Model:
@@ -99,7 +100,7 @@ class TransformersGenerator:
         settings = _sampling(request, temperature)
         settings["max_new_tokens"] = most = model.room(ids, wanted)
         text, stopper, count = _Text(model.tokenizer), Stopper(request.stop), 0
-        with model.writing(ids, settings, request.seed) as written:
+        with model.writing(ids, settings, request.seed, request.cancellation) as written:
             ended = False
             for token in _until(request.deadline, written, self.name):
                 count += 1
@@ -108,6 +109,7 @@ class TransformersGenerator:
                     yield Piece(shown)
                 if stopper.hit:
                     break
+            request.cancellation.check()
         if rest := stopper.add(text.end()) + stopper.end():
             yield Piece(rest)
         cut_off = count >= most and not ended and not stopper.hit
@@ -223,8 +225,10 @@ class _Model:
         return min(self._most(wanted), self._context - len(ids))
 
     @contextmanager
-    def writing(self, ids: list[int], settings: Mapping[str, Any], seed: int | None) -> Iterator[Written]:
-        """A thread writes into the queue; it has ended when this is left."""
+    def writing(
+        self, ids: list[int], settings: Mapping[str, Any], seed: int | None, cancellation: Cancellation
+    ) -> Iterator[Written]:
+        """A thread writes into the queue; it has ended when this is left, and ends when it is cancelled."""
         written: Written = SimpleQueue()
         cancelled = Event()
         thread = Thread(target=self._write, args=(ids, settings, seed, written, cancelled), daemon=True)
@@ -236,7 +240,8 @@ class _Model:
 
         atexit.register(stop)  # a thread that ends in the midst of torch takes the process down with it
         try:
-            yield written
+            with cancellation.waking(cancelled.set):
+                yield written
         finally:
             stop()
             atexit.unregister(stop)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Lock
 
+from kbqa.cancellation import Cancellation
 from kbqa.errors import GeneratorBusy, GeneratorError
 
 __all__ = ["Turns"]
@@ -26,8 +27,11 @@ class Turns:
         self._lock = Lock()
 
     @contextmanager
-    def turn(self, deadline: float | None = None) -> Iterator[None]:
-        """GeneratorBusy when the line is full, GeneratorError when the turn does not come before the deadline."""
+    def turn(self, deadline: float | None, cancellation: Cancellation) -> Iterator[None]:
+        """GeneratorBusy when the line is full, GeneratorError when the turn does not come before the deadline.
+
+        Cancelled, and out of the line, when the wait is cancelled.
+        """
         ticket = Event()
         with self._lock:
             if len(self._line) > self._waiting:
@@ -38,7 +42,10 @@ class Turns:
             if self._line[0] is ticket:
                 ticket.set()
         try:
-            if not ticket.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            with cancellation.waking(ticket.set):
+                came = ticket.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            cancellation.check()
+            if not came:
                 raise GeneratorError(f"{self._name} did not get to this question in time")
             yield
         finally:

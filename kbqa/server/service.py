@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generating
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from kbqa.cancellation import Cancellation
 from kbqa.config import ingest_command
-from kbqa.errors import ConfigError, KbqaError, UnknownKnowledgeBase
+from kbqa.errors import Cancelled, ConfigError, KbqaError, UnknownKnowledgeBase
 from kbqa.fields import base_fields, passport_fields
 from kbqa.registry import FILE, Database, FeedbackLog, Jobs, KeyRing
 from kbqa.server.auth import Door
@@ -200,10 +201,15 @@ class Service:
     ) -> Feed[Part]:
         """What `KnowledgeBase.stream` yields, the Answer last. Whoever asked for it closes it."""
         trace.base = base
-        return await Feed.start(lambda: self._answer(trace, base, question, history, options), self._places)
+
+        def make(given_up: Cancellation) -> Iterator[Part]:
+            asked = {**(options or {}), "cancellation": given_up}
+            return self._answer(trace, base, question, history, asked)
+
+        return await Feed.start(make, self._places)
 
     def _answer(
-        self, trace: Trace, base: str, question: str, history: Sequence[Turn], options: Mapping[str, Any] | None
+        self, trace: Trace, base: str, question: str, history: Sequence[Turn], options: Mapping[str, Any]
     ) -> Iterator[Part]:
         start, spoken, outcome = time.perf_counter(), False, "cancelled"
         try:
@@ -219,6 +225,8 @@ class Service:
                         documents = list(dict.fromkeys(citation.source for citation in part.citations))
                         self.audit.write(trace, "ask", base, question, documents=documents, grounded=part.grounded)
                     yield part
+        except Cancelled:
+            raise
         except Exception:
             outcome = "failed"
             raise
@@ -232,7 +240,9 @@ class Service:
 
     async def write(self, trace: Trace, request: GenerationRequest) -> Feed[Piece | Written]:
         """What the generator says without documents, all of it once more at the end. Whoever asked for it closes it."""
-        return await Feed.start(lambda: self._write(trace, request), self._places)
+        return await Feed.start(
+            lambda given_up: self._write(trace, replace(request, cancellation=given_up)), self._places
+        )
 
     def _write(self, trace: Trace, request: GenerationRequest) -> Iterator[Piece | Written]:
         start, outcome, said = time.perf_counter(), "cancelled", list[Piece]()
@@ -248,6 +258,8 @@ class Service:
             self.metrics.stage_seconds.labels("answer").observe(time.perf_counter() - start)
             self.audit.write(trace, "chat", None, request.messages[-1].content)
             yield _whole(said)
+        except Cancelled:
+            raise
         except Exception:
             outcome = "failed"
             raise

@@ -1,7 +1,7 @@
 """A blocking iterator as an asynchronous one, and that as Server-Sent Events.
 
 Whatever an iterator yields is made by a thread of its own, which runs at most a few items ahead of the client. When the
-client goes, the iterator is closed behind the item that it is at, which cancels its work.
+client goes, the work is cancelled, also where it waits for its turn, and the iterator closed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from fastapi import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from kbqa.cancellation import Cancellation
+
 __all__ = ["QUIET", "ClientGone", "Feed", "event", "event_stream", "last"]
 
 T = TypeVar("T")
 AHEAD = 64  # items that the thread may be ahead of the client
 FIRST = 2.0  # seconds in which an error may still have a status of its own, instead of coming as an event
 PULSE = 15.0  # seconds of silence after which a stream gives a sign of life, for the proxies on the way
-LOOK = 1.0  # seconds after which it is asked whether a client that waits for a whole answer is still there
+LOOK = 0.5  # seconds after which it is asked whether a client that waits for a whole answer is still there
 
 
 class _Quiet(Enum):
@@ -43,9 +45,12 @@ class _End:
 
 
 class Feed(Generic[T]):
-    """`async for` over what `make()` yields. `places` bounds how many run at once; close it, whatever happens."""
+    """`async for` over what `make(cancellation)` yields. `places` bounds how many run at once.
 
-    def __init__(self, make: Callable[[], Iterator[T]], places: asyncio.Semaphore) -> None:
+    Close it, whatever happens: that cancels.
+    """
+
+    def __init__(self, make: Callable[[Cancellation], Iterator[T]], places: asyncio.Semaphore) -> None:
         """Use `start`."""
         self._make = make
         self._places = places
@@ -53,9 +58,10 @@ class Feed(Generic[T]):
         self._items: asyncio.Queue[T | _End] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
         self._closed = False
+        self._cancellation = Cancellation()
 
     @classmethod
-    async def start(cls, make: Callable[[], Iterator[T]], places: asyncio.Semaphore) -> Feed[T]:
+    async def start(cls, make: Callable[[Cancellation], Iterator[T]], places: asyncio.Semaphore) -> Feed[T]:
         await places.acquire()
         feed = cls(make, places)
         # A daemon, because a model that says nothing more must not keep the process from ending.
@@ -64,6 +70,7 @@ class Feed(Generic[T]):
 
     def close(self) -> None:
         self._closed = True
+        self._cancellation.cancel()
         self._room.release()
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -91,7 +98,7 @@ class Feed(Generic[T]):
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            self._feed(self._make())
+            self._feed(self._make(self._cancellation))
         except BaseException as raised:  # noqa: BLE001  (it is raised where the item would have come)
             error = raised
         self._tell(self._items.put_nowait, _End(error))
@@ -143,11 +150,15 @@ def event(name: str, data: Any) -> bytes:
 
 
 async def event_stream(
-    feed: Feed[T], render: Callable[[T], bytes], failed: Callable[[BaseException], bytes], end: bytes = b""
+    feed: Feed[T],
+    render: Callable[[T], bytes],
+    failed: Callable[[BaseException], bytes],
+    end: bytes = b"",
+    pulse: bytes = b": waiting\n\n",
 ) -> StreamingResponse:
     """What `feed` yields, each item as `render` writes it; an error on the way as `failed` does, then the end.
 
-    Raises what the feed raises at once, so that it gets a status of its own.
+    `pulse` is the sign of life while it is silent. Raises what the feed raises at once: that has a status of its own.
     """
     try:
         first: T | _Quiet | None = await feed.within(FIRST)
@@ -156,7 +167,7 @@ async def event_stream(
     except BaseException:
         feed.close()
         raise
-    return _EventStream(feed, _events(feed, first, render, failed, end))
+    return _EventStream(feed, _events(feed, first, render, failed, end, pulse))
 
 
 async def _events(
@@ -165,10 +176,11 @@ async def _events(
     render: Callable[[T], bytes],
     failed: Callable[[BaseException], bytes],
     end: bytes,
+    pulse: bytes,
 ) -> AsyncIterator[bytes]:
     try:
         while item is not None:
-            if written := b": waiting\n\n" if item is QUIET else render(item):
+            if written := pulse if item is QUIET else render(item):
                 yield written
             item = await feed.within(PULSE)
     except StopAsyncIteration:
