@@ -23,6 +23,7 @@ FLOORS = [  # lowest first
     {"chain", "fields"},
     {"tuning", "evaluation"},
     {"build"},
+    {"checks"},
     {"bridge", "server"},
     {"cli"},
 ]

@@ -24,8 +24,8 @@ from chatserver import answer as says
 from chatserver import delta, encoded, endless, refusal
 from click.testing import CliRunner
 
+from kbqa.checks import EXTRAS, gpu_finding
 from kbqa.cli import kbqa
-from kbqa.cli.checks import EXTRAS, gpu_finding
 from kbqa.cli.screen import quoted, shown
 from kbqa.registry import FILE, Database, Feedback, FeedbackLog
 from kbqa.types import REFUSAL
@@ -804,8 +804,8 @@ def test_doctor_says_when_torch_has_no_kernels_for_the_gpu(capability, built_for
 
 
 def test_doctor_fails_when_the_model_that_config_yaml_names_cannot_run(shell, monkeypatch):
-    monkeypatch.setattr("kbqa.cli.checks._distributions", lambda extra: ["torch", "sentencepiece"])
-    monkeypatch.setattr("kbqa.cli.checks._installed", lambda name: name != "sentencepiece")
+    monkeypatch.setattr("kbqa.checks._distributions", lambda extra: ["torch", "sentencepiece"])
+    monkeypatch.setattr("kbqa.checks._installed", lambda name: name != "sentencepiece")
     (shell.home / "config.yaml").write_text("generator: {kind: chatglm, model: models/none}", encoding="utf-8")
     by_subject = {finding["subject"]: finding for finding in shell.json("doctor", code=1)[0]["findings"]}
     assert by_subject["glm"]["level"] == "fail"

@@ -11,7 +11,7 @@ from kbqa.cli.common import Command, Session, pass_session
 from kbqa.cli.screen import print_json, say, shown
 
 if TYPE_CHECKING:
-    from kbqa.cli.checks import Finding, Level
+    from kbqa.checks import Finding, Level
 
 __all__ = ["doctor"]
 
@@ -27,10 +27,10 @@ MARKS: dict[Level, tuple[str, str]] = {
 @pass_session
 def doctor(session: Session) -> None:
     """Say what works here, what is missing, what mends it."""
-    from kbqa.cli.checks import examine
+    from kbqa.checks import examine
 
     findings = []
-    for finding in examine(session):
+    for finding in examine(lambda: session.home):
         findings.append(finding)
         if not session.json:
             _show(finding)

@@ -1,4 +1,4 @@
-"""What `kbqa doctor` looks at: Python, libraries, extras, folders, disk, settings, models, bases."""
+"""What `kbqa doctor` and the service look at: Python, libraries, extras, folders, disk, settings, models, bases."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import platform
 import re
 import shutil
 import sqlite3
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -16,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import kbqa
-from kbqa.cli.common import Session
 from kbqa.config import Config, Home, as_argument, ingest_command, load_config, stray_variables
 from kbqa.embedders.weight import own_weight
 from kbqa.errors import ConfigError, KbqaError
@@ -24,8 +25,9 @@ from kbqa.generators.chatglm import ChatGLMGenerator
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
+    from kbqa.store import Store
 
-__all__ = ["Finding", "Level", "examine", "gpu_finding"]
+__all__ = ["Finding", "Level", "examine", "examine_open", "gpu_finding"]
 
 Level = Literal["ok", "note", "warn", "fail"]  # note: optional, and nothing here asks for it
 LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "python_calamine", "pypdfium2", "selectolax", "fastapi", "uvicorn")
@@ -37,6 +39,7 @@ EXTRAS = {
     "langchain": "any LangChain model or embeddings",
     "glm": "runs ChatGLM models",
     "hub": "downloads models",
+    "tune": "judges what a tuned model answers (kbqa tune)",
     "unstructured": "reads .org files",
 }
 LITTLE_DISK, NO_DISK = 2 * 2**30, 200 * 2**20  # bytes
@@ -50,25 +53,55 @@ class Finding:
     remedy: str = ""  # a command, or what to change
 
 
-def examine(session: Session) -> Iterator[Finding]:
-    """Everything there is to find, in the order in which one thing needs another."""
-    yield Finding("ok", "kbqa", f"{kbqa.__version__} in {Path(kbqa.__file__).parent}")
-    yield _python()
-    yield Finding("ok", "sqlite", sqlite3.sqlite_version)
-    yield from map(_library, LIBRARIES)
+Open = Callable[[str], AbstractContextManager["Store"]]
+
+
+def examine(home_of: Callable[[], Home]) -> Iterator[Finding]:
+    """Everything there is to find, in the order in which one thing needs another. `home_of` may raise ConfigError."""
+    yield from _machine()
     try:
-        home = session.home
+        home = home_of()
         config = load_config(home)
     except ConfigError as error:
         yield Finding(
             "fail", "configuration", str(error), "correct it; `kbqa init` in an empty folder shows a whole one"
         )
         yield from _extras(Config())
+        yield from _gpu()
         return
+    yield from _settings(home, config)
+    yield from _gpu()
+    try:
+        from kbqa.build import Installation
+
+        installation = Installation(home, config)
+    except (ImportError, OSError) as error:  # OSError: a library of the system is missing
+        yield Finding("fail", "kbqa", f"cannot be loaded: {error}", "mend what is marked above")
+        return
+    yield from _parts(installation, installation.store)
+
+
+def examine_open(installation: Installation, opened: Open) -> Iterator[Finding]:
+    """The same of an installation that is at work, with its own parts; `opened` gives its bases. Loads nothing more:
+    a GPU is looked for where something uses torch already."""
+    yield from _machine()
+    yield from _settings(installation.home, installation.config)
+    if "torch" in sys.modules:
+        yield from _gpu()
+    yield from _parts(installation, opened)
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("ok", "kbqa", f"{kbqa.__version__} in {Path(kbqa.__file__).parent}")
+    yield _python()
+    yield Finding("ok", "sqlite", sqlite3.sqlite_version)
+    yield from map(_library, LIBRARIES)
+
+
+def _settings(home: Home, config: Config) -> Iterator[Finding]:
     yield from _variables(config)
     yield from _extras(config)
     yield from _home(home)
-    yield from _bases(session)
 
 
 def _python() -> Finding:
@@ -107,7 +140,6 @@ def _extras(config: Config) -> Iterator[Finding]:
         level: Level = "fail" if needed.get(extra) else "warn" if wished.get(extra) else "note"
         why = ", which config.yaml asks for" if level != "note" else ""
         yield Finding(level, extra, f"not installed: {purpose}{why}", f"pip install 'kbqa[{extra}]'")
-    yield from _gpu()
 
 
 def _distributions(extra: str) -> list[str]:
@@ -215,9 +247,8 @@ def _writable(folder: Path) -> Finding:
         )
 
 
-def _bases(session: Session) -> Iterator[Finding]:
+def _parts(installation: Installation, opened: Open) -> Iterator[Finding]:
     try:
-        installation = session.installation()
         embedder = installation.embedder
         weight = own_weight(embedder)
     except (KbqaError, ImportError, OSError) as error:
@@ -237,16 +268,16 @@ def _bases(session: Session) -> Iterator[Finding]:
     except (KbqaError, ImportError, OSError) as error:
         yield Finding("fail", "generator", str(error), "mend that, or correct the generator section of config.yaml")
     for name in installation.bases():
-        yield _base(installation, name)
+        yield _base(installation, opened, name)
         yield from _synonyms(installation, name)
     if installation.config.knowledge.default not in installation.bases():
         yield _default_base(installation)
 
 
-def _base(installation: Installation, name: str) -> Finding:
+def _base(installation: Installation, opened: Open, name: str) -> Finding:
     subject = f"base {name}"
     try:
-        with installation.store(name) as store:
+        with opened(name) as store:
             made, counts = store.passport, store.counts()
         today = installation.passport
     except (KbqaError, OSError) as error:
