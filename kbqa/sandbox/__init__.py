@@ -6,5 +6,6 @@ that takes over a parser cannot reach the parent through pickle.
 """
 
 from kbqa.sandbox.pool import Outcome, Sandbox, read_one
+from kbqa.sandbox.rendering import render_page
 
-__all__ = ["Outcome", "Sandbox", "read_one"]
+__all__ = ["Outcome", "Sandbox", "read_one", "render_page"]

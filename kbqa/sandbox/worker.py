@@ -20,6 +20,7 @@ from kbqa.embedders.static import StaticEmbedder
 from kbqa.errors import DocumentError
 from kbqa.readers import ReadOptions
 from kbqa.readers.progress import listening
+from kbqa.sandbox.limits import limit_cpu, limit_memory
 from kbqa.sandbox.messages import (
     Orders,
     receive,
@@ -52,12 +53,12 @@ def main(handle: int) -> None:
         module, _, function = orders.reader.partition(":")
         read = cast(Read, getattr(import_module(module), function))
         preparer = _Preparer(orders) if orders.splitter else None
-        _limit_memory(orders.memory_mb)
+        limit_memory(orders.memory_mb)
         send(link, {"ready": True})
         _silence()
         while True:
             job = receive(link)
-            _limit_cpu(orders.total_seconds * (1 + orders.ocr_threads))
+            limit_cpu(orders.total_seconds * (1 + orders.ocr_threads))
             with listening(lambda page, pages: send(link, {"page": page, "pages": pages})):
                 reply = _reply(read, preparer, Path(job["path"]), job["source"], orders.options)
             send(link, reply)
@@ -116,22 +117,3 @@ def _silence() -> None:
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     os.close(nowhere)
-
-
-def _limit_memory(megabytes: int) -> None:
-    """Private memory on Linux; other systems have no limit that works this way."""
-    if sys.platform.startswith("linux"):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_cpu(seconds: float) -> None:
-    """So that a worker that spins ends by itself even when its parent was killed and cannot end it."""
-    if sys.platform.startswith("linux"):
-        import resource
-
-        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 1, hard))
