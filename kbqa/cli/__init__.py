@@ -13,6 +13,7 @@ from kbqa.cli.evaluate import evaluation
 from kbqa.cli.feedback import feedback
 from kbqa.cli.ingesting import add, ingest
 from kbqa.cli.keys import keys
+from kbqa.cli.measuring import evaluate
 from kbqa.cli.models import models
 from kbqa.cli.reading import read
 from kbqa.cli.screen import prepare_streams
@@ -40,6 +41,8 @@ for command in (
     *(feedback, evaluation, models, tuning, doctor, completion),
 ):
     kbqa.add_command(command)
+
+tuning.add_command(evaluate)
 
 
 def main() -> None:

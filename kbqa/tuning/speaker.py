@@ -1,6 +1,6 @@
 """A model as it is asked while it is measured: greedily, many prompts at once, bare or with what was tuned.
 
-Knows nothing about rows, files or scores.
+Knows nothing about files or scores.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from kbqa.chatglm.engine import Ended, Engine, Job
 from kbqa.chatglm.model import ChatGLM
 from kbqa.chatglm.sampling import Sampling
 from kbqa.errors import GeneratorError, ModelError
+from kbqa.tuning.data import Row
+from kbqa.tuning.preprocess import NOT_COUNTED, Format, Limits, example, prompt_ids
 
 __all__ = ["Said", "Speaker"]
 
@@ -38,14 +40,27 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """`model` with the prefix or LoRA adapter that was loaded under the name `adapter`; None: as it was loaded."""
+    """`model` with the prefix or LoRA adapter that was loaded under the name `adapter`; None: as it was loaded.
+
+    `format` is how prompts are written where messages have roles: as it was tuned.
+    """
 
     model: ChatGLM
     adapter: str | None = None
+    format: Format = "multi-turn"
 
-    def asked(self, question: str, history: Sequence[tuple[str, str]] = ()) -> list[int]:
-        """The prompt, as a server would make it."""
-        return self.model.chat_ids(question, history)
+    def asked(self, question: str, limits: Limits | None = None, history: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """The prompt; what is longer than the limits is cut as it is in training."""
+        whole = self.model.architecture.context
+        row = Row(question, "", tuple(history))
+        return prompt_ids(self.model.tokenizer, row, limits or Limits(whole, whole), self.format)
+
+    def loss(self, row: Row, limits: Limits) -> float:
+        """The mean surprise at a token of the row's answer, as training computes it."""
+        made = example(self.model.tokenizer, row, limits, self.format)
+        logits = self.model.logits([made.ids], self.adapter)[0][:-1]
+        labels = torch.tensor(made.labels[1:], device=logits.device)
+        return cross_entropy(logits, labels, ignore_index=NOT_COUNTED).item()
 
     def replies(self, prompts: Sequence[Sequence[int]], most: int, at_once: int = AT_ONCE) -> Iterator[Said]:
         """For each prompt what follows, at most `most` tokens; one that the model cannot take stops no other."""
