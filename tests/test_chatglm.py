@@ -375,7 +375,8 @@ def test_the_chat_template_of_a_converted_model_offers_tools_as_the_engine_does(
     ours, other = load_chatglm(tiny(family)), AutoTokenizer.from_pretrained(converted(family))
     for messages in (said[:1], said):
         ids = other.apply_chat_template(messages, tools=TOOLS, add_generation_prompt=True, return_dict=False)
-        from kbqa.chatglm.chat import from_messages, prompt_ids
+        from kbqa.chatglm.chat import prompt_ids
+        from kbqa.chatglm.messages import from_messages
 
         assert ids == prompt_ids(ours.tokenizer, from_messages(messages, TOOLS))
 

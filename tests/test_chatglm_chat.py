@@ -7,20 +7,9 @@ from functools import reduce
 import pytest
 from tokenizerkit import FAMILIES, MAKERS, golden_rows, golden_tokenizer, make_glm4, make_v1, make_v2
 
-from kbqa.chatglm.chat import (
-    ChatMessage,
-    ReplyStream,
-    ToolCall,
-    chat_ids,
-    conversation,
-    fit,
-    from_messages,
-    process_response,
-    prompt_ids,
-    read_reply,
-    sampling_defaults,
-    stop_ids,
-)
+from kbqa.chatglm.chat import chat_ids, fit, prompt_ids, sampling_defaults, stop_ids
+from kbqa.chatglm.messages import ChatMessage, ToolCall, conversation, from_messages
+from kbqa.chatglm.replies import ReplyStream, process_response, read_reply
 from kbqa.chatglm.tokenizers import load_tokenizer
 from kbqa.errors import ModelError
 from kbqa.types import Message

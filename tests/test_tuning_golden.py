@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.chatglm.architecture import read_architecture  # noqa: E402
-from kbqa.chatglm.chat import ChatMessage, ToolCall  # noqa: E402
+from kbqa.chatglm.messages import ChatMessage, ToolCall  # noqa: E402
 from kbqa.chatglm.prefix import load_prefix  # noqa: E402
 from kbqa.chatglm.tokenizers import Tokenizer, load_tokenizer  # noqa: E402
 from kbqa.tuning.batch import collate  # noqa: E402

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kbqa.chatglm.tokenizers import GLM4_PATTERN, load_tokenizer
+from kbqa.chatglm.bytetokens import GLM4_PATTERN
+from kbqa.chatglm.tokenizers import load_tokenizer
 
 FAMILIES = {"v1": "chatglm", "v2": "chatglm2", "v3": "chatglm3", "glm4": "glm4"}
 PUBLISHED = {"v1": "chatglm-6b", "v2": "chatglm2-6b", "v3": "chatglm3-6b", "glm4": "glm-4-9b-chat"}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kbqa.chatglm.tokenizers import Tokenizer, need
+from kbqa.chatglm.tokens import Tokenizer, need
 from kbqa.errors import BeyondModel, GeneratorError, ModelError
 
 __all__ = ["Constraint", "Vocabulary"]

@@ -19,21 +19,14 @@ import torch
 from torch import Tensor
 
 from kbqa.chatglm.architecture import Architecture, Family, read_architecture
+from kbqa.chatglm.bytetokens import GLM4_PATTERN, byte_letters
 from kbqa.chatglm.chat import sampling_defaults, stop_ids
 from kbqa.chatglm.checkpoint import HF_MODULES, HF_QKV, Checkpoint, place_of
 from kbqa.chatglm.inventory import Inventory
 from kbqa.chatglm.quantization import dequantize
-from kbqa.chatglm.tokenizers import (
-    GLM4_PATTERN,
-    TOKENIZER_CONFIG,
-    TOKENIZER_JSON,
-    TOKENIZER_MODEL,
-    Tokenizer,
-    byte_letters,
-    load_tokenizer,
-    need,
-    sentencepiece_model,
-)
+from kbqa.chatglm.sentencepieces import sentencepiece_model
+from kbqa.chatglm.tokenizers import Tokenizer, load_tokenizer
+from kbqa.chatglm.tokens import TOKENIZER_CONFIG, TOKENIZER_JSON, TOKENIZER_MODEL, need
 from kbqa.chatglm.writing import Shards, new_folder, write_json
 from kbqa.errors import ModelError
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kbqa.chatglm import chat
 from kbqa.chatglm.architecture import Architecture, DType, Family, read_architecture
-from kbqa.chatglm.chat import ReplyStream
 from kbqa.chatglm.checkpoint import load_decoder
 from kbqa.chatglm.constraint import Constraint, Vocabulary
 from kbqa.chatglm.decoder import Alone, Decoder, Keys
@@ -24,6 +23,7 @@ from kbqa.chatglm.passport import check_base, fingerprint
 from kbqa.chatglm.places import context_length, positions, visible
 from kbqa.chatglm.prefix import Before, load_prefix
 from kbqa.chatglm.quantization import Bits
+from kbqa.chatglm.replies import ReplyStream
 from kbqa.chatglm.runner import Runner, check_ids
 from kbqa.chatglm.sampling import Chooser, Rules, Sampling
 from kbqa.chatglm.tokenizers import Tokenizer, load_tokenizer

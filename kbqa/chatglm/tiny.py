@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from kbqa.chatglm.architecture import Architecture, Family, read_architecture
+from kbqa.chatglm.bytetokens import GLM4_PATTERN, byte_letters
 from kbqa.chatglm.checkpoint import by_head, published_names
 from kbqa.chatglm.decoder import BlockV1, Decoder
-from kbqa.chatglm.tokenizers import GLM4_PATTERN, ROLES, byte_letters, load_tokenizer, need
+from kbqa.chatglm.tokenizers import load_tokenizer
+from kbqa.chatglm.tokens import ROLES, need
 from kbqa.chatglm.writing import Shards, new_folder, write_json
 from kbqa.errors import ModelError
 

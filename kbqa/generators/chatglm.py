@@ -76,10 +76,11 @@ class ChatGLMGenerator:
 
     def fits(self, messages: tuple[Message, ...]) -> bool:
         """Whether the last of `messages` leaves room for an answer; what stands before it can be left out."""
-        from kbqa.chatglm import chat
+        from kbqa.chatglm.chat import prompt_ids
+        from kbqa.chatglm.messages import from_messages
 
         model, engine = self._ready()
-        ids = chat.prompt_ids(model.tokenizer, chat.from_messages(messages[-1:]))
+        ids = prompt_ids(model.tokenizer, from_messages(messages[-1:]))
         return len(ids) <= engine.context - self._reserved(engine, None)
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
@@ -143,8 +144,9 @@ class ChatGLMGenerator:
     def _prompt(self, model: ChatGLM, engine: Engine, request: GenerationRequest) -> list[int]:
         """Without the oldest turns of a conversation that has become too long."""
         from kbqa.chatglm import chat
+        from kbqa.chatglm.messages import from_messages
 
-        messages = chat.from_messages(request.messages, request.tools)
+        messages = from_messages(request.messages, request.tools)
         begun = [] if request.response_schema is None else chat.before_json(model.tokenizer)
         room = engine.context - self._reserved(engine, request.max_tokens) - len(begun)
         return chat.fit(model.tokenizer, messages, room).ids + begun
@@ -211,7 +213,7 @@ class _Text:
     """Ids to what the user may see of them, up to the first stop string; then the tool calls among them."""
 
     def __init__(self, model: ChatGLM, request: GenerationRequest) -> None:
-        from kbqa.chatglm.chat import ReplyStream
+        from kbqa.chatglm.replies import ReplyStream
 
         self._ids = model.tokenizer.stream()
         # JSON is left as it is: ChatGLM-6B's reply would get full-width punctuation.

@@ -129,7 +129,8 @@ def _characters(rows: Sequence[Row]) -> list[tuple[int, int]]:
 
 def _tokens(rows: Sequence[Row], tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """(prompt, response), what training adds included where it counts it against its limits (see `preprocess`)."""
-    from kbqa.chatglm.chat import WITH_ROLES, ChatMessage, chat_ids, message_ids
+    from kbqa.chatglm.chat import chat_ids, message_ids
+    from kbqa.chatglm.messages import WITH_ROLES, ChatMessage
 
     first = tokenizer.family == "chatglm"
 

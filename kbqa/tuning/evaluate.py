@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kbqa.chatglm.chat import process_response
 from kbqa.chatglm.model import ChatGLM
 from kbqa.chatglm.passport import read_passport
+from kbqa.chatglm.replies import process_response
 from kbqa.errors import ConfigError
 from kbqa.tuning.checks import check
 from kbqa.tuning.data import Row

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kbqa.chatglm import chat
-from kbqa.chatglm.chat import ChatMessage
-from kbqa.chatglm.tokenizers import Tokenizer
+from kbqa.chatglm.messages import WITH_ROLES, ChatMessage
+from kbqa.chatglm.tokens import ASSISTANT, Tokenizer
 from kbqa.tuning.data import Row
 
 __all__ = ["NOT_COUNTED", "Example", "Format", "Limits", "conversation", "example", "prompt_ids"]
@@ -52,7 +52,7 @@ def example(tokenizer: Tokenizer, row: Row, limits: Limits, format: Format = "mu
     """One row, without padding."""
     if tokenizer.family == "chatglm":
         return _v1(tokenizer, row, limits)
-    if tokenizer.family in chat.WITH_ROLES and format == "multi-turn":
+    if tokenizer.family in WITH_ROLES and format == "multi-turn":
         return _with_roles(tokenizer, row, limits)
     prompt, answer = _whole_prompt(tokenizer, row, format), tokenizer.encode(row.response)
     head, tail = prompt[: limits.max_source_length], [*answer[: limits.max_target_length], tokenizer.eos]
@@ -67,9 +67,9 @@ def prompt_ids(tokenizer: Tokenizer, row: Row, limits: Limits, format: Format = 
     """
     if tokenizer.family == "chatglm":
         return tokenizer.prompt(_whole_prompt(tokenizer, row, format)[: limits.max_source_length - 2])
-    if tokenizer.family in chat.WITH_ROLES and format == "multi-turn":
+    if tokenizer.family in WITH_ROLES and format == "multi-turn":
         _, asked, _ = _fitted(tokenizer, row, limits.max_source_length)
-        return [*asked, tokenizer.specials[chat.ASSISTANT]]
+        return [*asked, tokenizer.specials[ASSISTANT]]
     return _whole_prompt(tokenizer, row, format)[: limits.max_source_length]
 
 
@@ -92,7 +92,7 @@ def _v1(tokenizer: Tokenizer, row: Row, limits: Limits) -> Example:
 
 def _whole_prompt(tokenizer: Tokenizer, row: Row, format: Format) -> list[int]:
     """ChatGLM-6B's is without the two tokens behind it, which are not counted when it is cut."""
-    if tokenizer.family in chat.WITH_ROLES and format == "input-output":
+    if tokenizer.family in WITH_ROLES and format == "input-output":
         return tokenizer.prompt(tokenizer.encode(row.prompt))
     ids = chat.chat_ids(tokenizer, row.prompt, row.history)
     return ids[:-2] if tokenizer.family == "chatglm" else ids

@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch.nn.functional import cross_entropy
 
-from kbqa.chatglm.chat import ReplyStream
 from kbqa.chatglm.engine import Ended, Engine, Job
 from kbqa.chatglm.model import ChatGLM
+from kbqa.chatglm.replies import ReplyStream
 from kbqa.chatglm.sampling import Sampling
 from kbqa.errors import GeneratorError, ModelError
 from kbqa.tuning.data import Row
