@@ -35,6 +35,7 @@ __all__ = [
     "check_name",
     "find_home",
     "ingest_command",
+    "is_reserved",
     "load_config",
     "resolved",
     "stray_variables",
@@ -223,14 +224,17 @@ def resolved(path: str | Path) -> Path:
 
 
 _NAME = re.compile(r"\w[\w.\- ]*", re.UNICODE)
-_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+_DEVICES = {
+    *("con", "prn", "aux", "nul", "conin$", "conout$"),
+    *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"),
+}
 
 
 def check_name(name: str) -> str:
     """`name` (NFC) if it can name a knowledge base, and so a folder on any system; else ConfigError."""
     name = unicodedata.normalize("NFC", name)
     usable = _NAME.fullmatch(name) is not None and len(name.encode()) <= 120 and not name.endswith((".", " "))
-    if name.split(".")[0].lower() in _DEVICES:
+    if is_reserved(name):
         raise ConfigError(f"{name!r} cannot name a knowledge base: it is a reserved name on Windows; choose another")
     if not usable:
         raise ConfigError(
@@ -238,6 +242,11 @@ def check_name(name: str) -> str:
             "starting with a letter or digit, at most 120 bytes"
         )
     return name
+
+
+def is_reserved(name: str) -> bool:
+    """Whether no file can have this name on Windows, whatever its suffix: it stands for a device there."""
+    return name.partition(".")[0].rstrip(" ").lower() in _DEVICES
 
 
 def as_argument(text: str) -> str:

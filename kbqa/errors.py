@@ -6,6 +6,7 @@
      ├─ KnowledgeBaseError   a knowledge base is missing, locked or damaged
      │   ├─ UnknownKnowledgeBase
      │   ├─ KnowledgeBaseBusy
+     │   ├─ KnowledgeBaseClosed  while it was asked, as when somebody deletes it
      │   ├─ FolderGone       its documents are all missing at once, as when a share is not mounted
      │   └─ IndexMismatch    built with another embedder, splitter or format
      ├─ RegistryError        vectorstore/kbqa.sqlite, where keys, jobs and feedback are kept, cannot be used
@@ -33,6 +34,7 @@ __all__ = [
     "IndexMismatch",
     "KbqaError",
     "KnowledgeBaseBusy",
+    "KnowledgeBaseClosed",
     "KnowledgeBaseError",
     "ModelError",
     "QuestionError",
@@ -74,6 +76,10 @@ class UnknownKnowledgeBase(KnowledgeBaseError):
 
 class KnowledgeBaseBusy(KnowledgeBaseError):
     """Another process is writing to the base."""
+
+
+class KnowledgeBaseClosed(KnowledgeBaseError):
+    """It was closed while it was being asked: it is deleted, or the program ends."""
 
 
 class FolderGone(KnowledgeBaseError):

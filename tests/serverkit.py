@@ -17,6 +17,7 @@ import uvicorn
 from kbqa.build import Installation
 from kbqa.config import Home, load_config
 from kbqa.server.app import create_app
+from kbqa.server.connection import PatientProtocol
 from kbqa.server.service import Service
 
 JSON = {"Content-Type": "application/json"}
@@ -84,7 +85,8 @@ def serving(home: Path, generator: object = None, settings: dict | None = None, 
     if generator is not None:
         installation.generator = generator
     service = Service(installation)
-    runner = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_config=None, access_log=False, ws="none"))
+    settings = {"log_config": None, "access_log": False, "http": PatientProtocol, "ws": "none"}
+    runner = uvicorn.Server(uvicorn.Config(create_app(service), port=0, **settings))
     lines, logger = Lines(), logging.getLogger("kbqa.server")
     logger.addHandler(lines)
     level, logger.level = logger.level, logging.INFO

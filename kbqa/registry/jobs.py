@@ -101,9 +101,7 @@ class Jobs:
             "progress": json.dumps(asdict(job.progress)),
         }
         with self._database.writing() as connection:
-            (waiting,) = connection.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()
-            if waiting >= MOST_WAITING:
-                raise KnowledgeBaseBusy(f"{waiting} jobs wait already; try again when some of them are done")
+            _check_room(connection)
             places = ", ".join("?" * len(values))
             connection.execute(f"INSERT INTO jobs ({_COLUMNS}) VALUES ({places})", tuple(values.values()))
             _put_files(connection, job.id, [JobFile(source, "queued") for source in dict.fromkeys(sources or ())])
@@ -114,6 +112,11 @@ class Jobs:
             )
         return job
 
+    def check_room(self) -> None:
+        """KnowledgeBaseBusy where `add` would raise it."""
+        with self._database.reading() as connection:
+            _check_room(connection)
+
     def get(self, number: str) -> Job:
         """UnknownJob when there is none of that id, or it ended long ago."""
         with self._database.reading() as connection:
@@ -123,13 +126,32 @@ class Jobs:
         self, sees: Callable[[str], bool] = lambda base: True, state: JobState | None = None, base: str | None = None
     ) -> list[Job]:
         """Those of the bases that `sees` allows, newest first."""
+        return self.page(sees, state, base)[1]
+
+    def pending(self) -> dict[str, int]:
+        """How many wait and run."""
+        with self._database.reading() as connection:
+            query = "SELECT state, count(*) FROM jobs WHERE state IN ('queued', 'running') GROUP BY state"
+            return {"queued": 0, "running": 0} | dict(connection.execute(query).fetchall())
+
+    def page(
+        self,
+        sees: Callable[[str], bool] = lambda base: True,
+        state: JobState | None = None,
+        base: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> tuple[int, list[Job]]:
+        """How many there are, as `all` has them, and some of them: a job of many files is not small."""
         chosen = {name: value for name, value in (("state", state), ("base", base)) if value is not None}
         where = " AND ".join(["1", *(f"{name} = ?" for name in chosen)])
         with self._database.reading() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY number DESC", tuple(chosen.values())
+            found = connection.execute(
+                f"SELECT base, id FROM jobs WHERE {where} ORDER BY number DESC", tuple(chosen.values())
             ).fetchall()
-        return [job for job in map(_job, rows) if sees(job.base)]
+            numbers = [number for base, number in found if sees(base)]
+            shown = numbers[offset : None if limit is None else offset + limit]
+            return len(numbers), [_get(connection, number) for number in shown]
 
     def files(self, job: str, limit: int, offset: int = 0) -> list[JobFile]:
         """In the order in which they became known."""
@@ -254,6 +276,12 @@ def _run(connection: sqlite3.Connection, number: str) -> Job:
         (time.time(), number),
     )
     return _get(connection, number)
+
+
+def _check_room(connection: sqlite3.Connection) -> None:
+    (waiting,) = connection.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()
+    if waiting >= MOST_WAITING:
+        raise KnowledgeBaseBusy(f"{waiting} jobs wait already; try again when some of them are done")
 
 
 def _get(connection: sqlite3.Connection, number: str) -> Job:

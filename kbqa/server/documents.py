@@ -12,10 +12,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, Response
 
-from kbqa.errors import ConfigError, DocumentError, KnowledgeBaseBusy, UnknownKnowledgeBase
+from kbqa.errors import ConfigError, DocumentError, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
 from kbqa.fields import document_fields
 from kbqa.server.auth import Caller, allow
-from kbqa.server.errors import Conflict, NotFound, Unprocessable
+from kbqa.server.errors import Conflict, NotFound, NotStored, Unprocessable
 from kbqa.server.jobs import JobFields, Limit, Offset, Reader, Writer, at, job_fields
 from kbqa.server.native import WholeBaseFields
 from kbqa.server.request import ERRORS, Json, Text, service_of, trace_of
@@ -23,7 +23,7 @@ from kbqa.server.service import Service
 from kbqa.server.uploads import HIDDEN, Limits, Received, Receiver, as_source, below, boundary_of, place, settle
 from kbqa.store import StoredDocument
 
-__all__ = ["router"]
+__all__ = ["file_of", "no_document", "router"]
 
 PIECE = 1 << 18  # bytes of a body that are written at once
 AT_ONCE = 1.0  # seconds for which a base that is being written is waited for before a removal becomes a job
@@ -102,6 +102,7 @@ class DeletedFields(BaseModel):
 
 _WITHOUT_BODY = {status: said for status, said in ERRORS.items() if status not in (400, 408, 413, 502)}
 _CONFLICT: dict[int | str, dict[str, Any]] = {409: {**ERRORS[400], "description": "It is there already."}}
+_STUCK: dict[int | str, dict[str, Any]] = {409: {**ERRORS[400], "description": "The files cannot be removed."}}
 _FULL: dict[int | str, dict[str, Any]] = {507: {**ERRORS[400], "description": "The disk cannot take the files."}}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"application/octet-stream": {"schema": {"format": "binary"}}}},
@@ -146,6 +147,7 @@ async def upload(
     trace.base = kb
     boundary = boundary_of(request.headers.get("content-type", ""))
     kb, folder = await service.run(_folder, service, kb)
+    await service.run(service.jobs.check_room)  # before the files are sent
     limits = Limits(service.config.max_upload_files, service.config.max_upload_mb * 2**20)
     receiver = await asyncio.to_thread(Receiver, folder, boundary, limits)
     try:
@@ -181,6 +183,7 @@ def _placed(files: list[Received], folder: Path, replace: bool) -> tuple[list[tu
     that is all of them."""
     placed: dict[str, tuple[str, str]] = {}  # by the source, as a disk without capitals has it
     rejected: list[tuple[str, str]] = []
+    full: NotStored | None = None
     for file in files:
         try:
             source = as_source(file.name)
@@ -190,6 +193,11 @@ def _placed(files: list[Received], folder: Path, replace: bool) -> tuple[list[tu
             placed[source.casefold()] = file.name, source
         except DocumentError as error:
             rejected.append((file.name, str(error)))
+        except NotStored as error:  # the others are in their places already, and must be told of
+            rejected.append((file.name, str(error)))
+            full = error
+    if not placed and full:
+        raise full
     if not placed:
         more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
         raise Unprocessable(f"no file was taken in: {rejected[0][1]}{more}")
@@ -237,7 +245,7 @@ async def show_document(kb: str, source: str, request: Request, caller: Reader) 
     trace_of(request).base = kb
     document = await service.run(lambda: service.store(kb).document(source))
     if document is None:
-        raise _no_document(kb, source)
+        raise no_document(kb, source)
     return Json({**_document_fields(document), "metadata": dict(document.metadata)})
 
 
@@ -251,7 +259,7 @@ async def download(kb: str, source: str, request: Request, caller: Reader) -> Re
     """Always to be saved, never to be shown: what stands in a document must not act in the name of this service."""
     service = service_of(request)
     trace_of(request).base = kb
-    path = await service.run(_file, service, kb, source)
+    path = await service.run(file_of, service, kb, source)
     return FileResponse(
         path,
         media_type="application/octet-stream",
@@ -261,7 +269,8 @@ async def download(kb: str, source: str, request: Request, caller: Reader) -> Re
     )
 
 
-def _file(service: Service, kb: str, source: str) -> Path:
+def file_of(service: Service, kb: str, source: str) -> Path:
+    """Where it lies. NotFound."""
     kb, folder = _folder(service, kb)
     path = below(folder, source)
     if path is None or not path.is_file():
@@ -274,7 +283,7 @@ def _file(service: Service, kb: str, source: str) -> Path:
     response_model=RemovedFields,
     responses={
         **_WITHOUT_BODY,
-        **_FULL,
+        **_STUCK,
         202: {"model": RemovedFields, "description": "A job will, because the base is being written."},
     },
     summary="Remove a document and its file",
@@ -300,9 +309,9 @@ def _remove(service: Service, kb: str, source: str) -> bool:
     except UnknownKnowledgeBase:
         store, known = None, False
     path = below(folder, source)
-    there = path is not None and (path.is_file() or path.is_symlink())
+    there = path is not None and (path.is_file() or path.is_symlink()) and (known or _is_spelled(path))
     if not known and not there:
-        raise _no_document(kb, source)
+        raise no_document(kb, source)
     if path is not None and there:
         _unlink(path, folder)
     if store is None:
@@ -313,6 +322,12 @@ def _remove(service: Service, kb: str, source: str) -> bool:
     except KnowledgeBaseBusy:
         return False
     return True
+
+
+def _is_spelled(path: Path) -> bool:
+    """Whether the file has this very name: where capitals do not matter, or final dots, another name would do too, and
+    the document that is called as the file is would be left without one."""
+    return path.name in (entry.name for entry in path.parent.iterdir())
 
 
 def _unlink(path: Path, folder: Path) -> None:
@@ -330,7 +345,7 @@ def _unlink(path: Path, folder: Path) -> None:
             return
 
 
-def _no_document(kb: str, source: str) -> NotFound:
+def no_document(kb: str, source: str) -> NotFound:
     return NotFound(f"{kb} has no document {source!r}")
 
 
@@ -350,7 +365,11 @@ def _folder(service: Service, kb: str) -> tuple[str, Path]:
 
 
 @router.post(
-    "", status_code=201, response_model=WholeBaseFields, responses={**ERRORS, **_CONFLICT}, summary="Create a base"
+    "",
+    status_code=201,
+    response_model=WholeBaseFields,
+    responses={**ERRORS, **_CONFLICT, **_FULL},
+    summary="Create a base",
 )
 async def create_base(body: NewBase, request: Request, caller: Admin) -> Response:
     service, trace = service_of(request), trace_of(request)
@@ -369,12 +388,23 @@ def _create(service: Service, name: str) -> None:
     installation = service.installation
     if name in installation.bases():
         raise Conflict(f"there is a knowledge base {name} already")
-    if name in installation.unbuilt() and any(installation.home.documents(name).iterdir()):
-        raise Conflict(f"there is a folder {name} with documents already; POST /api/v1/kb/{name}/ingest takes them in")
-    installation.create(name)
+    try:
+        if name in installation.unbuilt() and any(installation.home.documents(name).iterdir()):
+            raise Conflict(
+                f"there is a folder {name} with documents already; POST /api/v1/kb/{name}/ingest takes them in"
+            )
+        installation.create(name)
+    except KnowledgeBaseBusy:
+        raise
+    except KnowledgeBaseError as error:
+        if name in installation.bases():  # somebody else made it in the same moment
+            raise Conflict(f"there is a knowledge base {name} already") from error
+        raise NotStored(f"{name} cannot be made: {error}") from error
+    except OSError as error:
+        raise NotStored(f"{name} cannot be made: {error.strerror or error}") from error
 
 
-@router.delete("/{kb}", response_model=DeletedFields, responses=_WITHOUT_BODY, summary="Delete a base")
+@router.delete("/{kb}", response_model=DeletedFields, responses={**_WITHOUT_BODY, **_STUCK}, summary="Delete a base")
 async def delete_base(
     kb: str,
     request: Request,
@@ -404,11 +434,15 @@ def _delete(service: Service, kb: str, files: bool) -> str:
             if time.monotonic() > until:
                 raise
             time.sleep(0.2)
+    service.forget(name)  # somebody may have opened it in between
     if files and folder.is_symlink():
         folder.unlink()
     elif files and folder.is_dir():
-        going = folder.rename(folder.with_name(f"{HIDDEN}{name}-{time.time_ns()}"))  # hidden: gone at once, or not
-        shutil.rmtree(going)
+        try:
+            going = folder.rename(folder.with_name(f"{HIDDEN}{time.time_ns()}"))  # hidden: gone at once, or not
+        except OSError as error:
+            raise Conflict(f"{name} is deleted, but not its files: {error.strerror or error}") from error
+        shutil.rmtree(going, ignore_errors=True)  # what is held open (Windows) goes with what dead uploads left
     return name
 
 

@@ -22,6 +22,7 @@ from kbqa.errors import (
     IndexMismatch,
     KbqaError,
     KnowledgeBaseBusy,
+    KnowledgeBaseClosed,
     QuestionError,
     RegistryError,
     UnknownFeedback,
@@ -124,6 +125,7 @@ _STATUS: tuple[tuple[type[KbqaError], int], ...] = (
     (UnknownFeedback, 404),
     (DocumentError, 422),
     (KnowledgeBaseBusy, 503),
+    (KnowledgeBaseClosed, 503),
     (IndexMismatch, 503),
     (RegistryError, 503),
     (GeneratorBusy, 503),
@@ -149,7 +151,7 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(error.status, type(error).__name__, str(error), error.headers)
         case KbqaError():
             status = next(status for kind, status in _STATUS if isinstance(error, kind))
-            busy = isinstance(error, GeneratorBusy | KnowledgeBaseBusy)
+            busy = isinstance(error, GeneratorBusy | KnowledgeBaseBusy | KnowledgeBaseClosed)
             return Problem(status, type(error).__name__, str(error), {"Retry-After": str(AGAIN)} if busy else {})
         case RequestValidationError():
             return _invalid(error)

@@ -10,10 +10,12 @@ import json
 import re
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kbqa.server.errors import Overloaded, Problem, RequestError, Shapes, TooLarge, problem_of, shaped
@@ -25,11 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Front"]
 
-PATIENCE = 30.0  # seconds for which a client may send nothing of a body that it has announced
+PATIENCE = 30.0  # seconds for which a client may send nothing of a body that it has announced, and ...
+LEAST_RATE = 4096  # ... bytes of it that buy a second more: slower ones would hold their places for days
+LINGER = (
+    10.0  # seconds for which the rest of a body that is too large is still taken (one who sends does not hear), ...
+)
+PAUSE = 1.0  # ... while no more than so many go by without any of it
 STALLED = 60.0  # seconds for which a client may take nothing of its answer, while no more of it fits into the buffers
 CLIENT_GONE = 499  # in logs and figures alone, as nginx has it
 ALWAYS = ("/healthz", "/readyz", "/metrics")  # are answered however much there is to do
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # others are one in the figures
 _ID = re.compile(r"[\w.\-]{1,64}", re.ASCII)
 
 
@@ -46,16 +54,18 @@ class Front:
             return
         trace = Trace(_request_id(Headers(scope=scope)))
         scope.setdefault("state", {})["trace"] = trace
-        outgoing = _Outgoing(send, trace)
+        incoming = _Incoming(scope, receive, self._service.body_limit(scope["path"]))
+        outgoing = _Outgoing(send, trace, incoming)
         self._inside += 1
         self._service.metrics.in_flight.inc()
         try:
             self._check_room(scope)
-            await self._app(scope, _Incoming(scope, receive, self._service.body_limit(scope["path"])), outgoing)
+            incoming.check_announced()
+            await self._app(scope, incoming, outgoing)
         except asyncio.CancelledError:  # the service is stopped
             trace.error = "Cancelled"
             raise
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             outgoing.status = CLIENT_GONE
         except Exception as error:  # noqa: BLE001  (the last place where it can become an answer)
             await self._fail(error, scope["path"], trace, outgoing)
@@ -83,7 +93,8 @@ class Front:
         seconds = time.perf_counter() - trace.started
         route = getattr(scope.get("route"), "path", None) or "unknown"
         status = outgoing.status or CLIENT_GONE
-        self._service.metrics.requests.labels(route, scope["method"], str(status)).inc()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._service.metrics.requests.labels(route, method, str(status)).inc()
         self._service.metrics.request_seconds.labels(route).observe(seconds)
         fields: dict[str, Any] = {
             "request": trace.id,
@@ -109,9 +120,10 @@ def _request_id(headers: Headers) -> str:
 class _Outgoing:
     """An answer on its way out."""
 
-    def __init__(self, send: Send, trace: Trace) -> None:
+    def __init__(self, send: Send, trace: Trace, incoming: _Incoming) -> None:
         self._send = send
         self._trace = trace
+        self._incoming = incoming
         self.status = 0  # until the answer has begun
         self.sent = 0  # bytes of the body
 
@@ -123,6 +135,13 @@ class _Outgoing:
             headers["X-Content-Type-Options"] = "nosniff"
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
+            if self.status == TooLarge.status and not message.get("more_body", False):
+                await self._pass({**message, "more_body": True})
+                await self._incoming.drain()
+                message = {"type": "http.response.body", "body": b""}
+        await self._pass(message)
+
+    async def _pass(self, message: Message) -> None:
         try:
             async with asyncio.timeout(STALLED):
                 await self._send(message)
@@ -138,25 +157,34 @@ class _Outgoing:
 
 
 class _Incoming:
-    """A request's body on its way in: no larger than it may be, and not for ever."""
+    """A request's body on its way in: no larger than it may be, not slower, and not for ever."""
 
     def __init__(self, scope: Scope, receive: Receive, most: int) -> None:
         self._receive = receive
         self._most = most
+        headers = Headers(scope=scope)
+        self._announced = _announced(headers)
+        self._asks_first = "expect" in headers  # and sends nothing when it is refused
         self._got = 0
+        self._waited = 0.0  # seconds, for the client: what is done with the body meanwhile does not count
         self._whole = False
-        self._check(_announced(Headers(scope=scope)))
+
+    def check_announced(self) -> None:
+        self._check(self._announced)
 
     async def __call__(self) -> Message:
         if self._whole:
             return await self._receive()
+        loop = asyncio.get_running_loop()
+        start = loop.time()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(min(PATIENCE, PATIENCE + self._got / LEAST_RATE - self._waited)):
                 message = await self._receive()
         except TimeoutError:
             # As an HTTPException, because that is what passes through FastAPI while it reads a body.
-            said = f"nothing of the body came for {PATIENCE:.0f} seconds"
+            said = f"the body came too slowly: nothing for {PATIENCE:g} seconds, or under {LEAST_RATE} bytes each"
             raise HTTPException(408, said, dict(TooLarge.headers)) from None
+        self._waited += loop.time() - start
         if message["type"] == "http.request":
             self._got += len(message.get("body", b""))
             self._whole = not message.get("more_body", False)
@@ -165,6 +193,18 @@ class _Incoming:
             except TooLarge as error:
                 raise HTTPException(413, str(error), dict(error.headers)) from None
         return message
+
+    async def drain(self) -> None:
+        """Throws away what is still on its way. A connection that is closed before that takes the answer with it."""
+        if self._asks_first and not self._got:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LINGER
+        with suppress(TimeoutError):
+            while not self._whole and loop.time() < until:
+                async with asyncio.timeout(PAUSE):
+                    message = await self._receive()
+                self._whole = message["type"] != "http.request" or not message.get("more_body", False)
 
     def _check(self, size: int) -> None:
         if size > self._most:

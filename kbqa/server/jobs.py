@@ -124,8 +124,8 @@ async def list_jobs(
 ) -> Response:
     """Newest first, of the bases that the key opens."""
     service = service_of(request)
-    jobs = await service.run(service.jobs.all, caller.sees, state, kb)
-    return Json({"total": len(jobs), "jobs": [job_fields(job) for job in jobs[offset : offset + limit]]})
+    total, jobs = await service.run(service.jobs.page, caller.sees, state, kb, limit, offset)
+    return Json({"total": total, "jobs": [job_fields(job) for job in jobs]})
 
 
 @router.get("/{job}", response_model=WholeJobFields, responses=_WITHOUT_BODY, summary="How far a job is, file by file")

@@ -9,7 +9,9 @@ then is begun anew; what it had done is found unchanged, which takes no time.
 from __future__ import annotations
 
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,7 @@ LOOK = 0.25  # seconds between looks at what is new
 PATIENCE = 600.0  # seconds for which a base that another program writes is waited for
 GRACE = 30.0  # seconds in which a job that was cancelled may end by itself; it loses nothing when it is killed
 PARTING = 5.0  # the same, where the service ends
+SWEEP = 600.0  # seconds between looks for what dead uploads left behind
 SAID = 2000  # last bytes of what a process that broke down had to say
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from kbqa.server.worker import main; main()"
@@ -56,6 +59,7 @@ class Runner:
         self._busy: dict[str, threading.Thread] = {}  # base -> who works on it
         self._thread = threading.Thread(target=self._run, name="kbqa-jobs", daemon=True)
         self._complained = ""
+        self._swept = float("-inf")
         self._lost = False  # whether a job may be "running" on which nobody works
 
     def start(self) -> None:
@@ -76,6 +80,7 @@ class Runner:
             while not self._stopping.is_set():
                 with self._told():
                     if self._leads():
+                        self._sweep()
                         self._begin()
                 self._wake.wait(LOOK)
                 self._wake.clear()
@@ -86,13 +91,15 @@ class Runner:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """A registry that cannot be used now is told of once in the log, and tried again."""
+        """A registry that cannot be used now, or whatever else it is, is told of once in the log, and tried again."""
         try:
             yield
             self._complained = ""
-        except (KbqaError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  (without this thread no job would ever be done)
+            self._lost = True
             if str(error) != self._complained:
-                log.error(f"jobs cannot be looked at: {error}")
+                foreseen = isinstance(error, KbqaError | OSError)
+                log.error(f"jobs cannot be looked at: {error}", exc_info=None if foreseen else error)
             self._complained = str(error)
 
     def _leads(self) -> bool:
@@ -106,7 +113,6 @@ class Runner:
         except Timeout:
             return False
         try:
-            sweep(self._home.knowledge)
             for job in self._jobs.recover():
                 log.warning(f"the service had ended in the midst of job {job.id} ({job.kind} of {job.base})")
         except BaseException:
@@ -114,15 +120,24 @@ class Runner:
             raise
         return True
 
+    def _sweep(self) -> None:
+        if time.monotonic() - self._swept > SWEEP:
+            self._swept = time.monotonic()
+            sweep(self._home.knowledge)
+
     def _begin(self) -> None:
         if self._lost:
+            self._lost = False  # first: what is lost from here on is for the next time
             self._jobs.recover(self._busy.keys())
-            self._lost = False
         while len(self._busy) < AT_ONCE and (job := self._jobs.claim(self._busy.keys())):
             together = [job, *self._jobs.claim_alike(job)]
             thread = threading.Thread(target=self._work, args=(together,), name=f"kbqa-job-{job.id}", daemon=True)
             self._busy[job.base] = thread
-            thread.start()
+            try:
+                thread.start()
+            except BaseException:
+                del self._busy[job.base]
+                raise
 
     def _work(self, together: Sequence[Job]) -> None:
         try:
@@ -134,9 +149,11 @@ class Runner:
                     self._metrics.jobs.labels(job.kind, state).inc()
         except Exception as error:  # noqa: BLE001  (a job must not stay "running", whatever happened)
             log.error(f"job {together[0].id} broke down", exc_info=error)
-            self._lost = True
-        finally:
             del self._busy[together[0].base]
+            self._lost = True  # behind that: what is lost is looked for where nobody works
+        else:
+            del self._busy[together[0].base]
+        finally:
             self._wake.set()
 
 
@@ -211,16 +228,24 @@ class _Run:
             try:
                 parting = self._follow(process)
             finally:
-                process.kill()
+                _kill(process)
                 process.wait()
             self._finish(parting, process.returncode, said)
         return self._counts
 
     def _start(self, said: IO[bytes]) -> subprocess.Popen[bytes]:
-        """It imports from where this process does, and not from the current folder."""
+        """It imports from where this process does, and not from the current folder. With those that it starts it is a
+        group of its own, so that none of them outlives it."""
         command = [sys.executable, "-P", "-c", _PROGRAM, *map(str, sys.path)]
         slow = getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0)  # on Windows; elsewhere it asks for it itself
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, creationflags=slow)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            creationflags=slow,
+            start_new_session=True,
+        )
 
     def _follow(self, process: subprocess.Popen[bytes]) -> bool:
         """Until the process has ended; whether the service was ending before that."""
@@ -244,7 +269,7 @@ class _Run:
             if self._stopping.is_set():
                 killed_at = min(killed_at, time.monotonic() + PARTING)
             if time.monotonic() > killed_at:
-                process.kill()
+                _kill(process)
         self._tell()
         with suppress(OSError):
             process.stdin.close()
@@ -324,6 +349,15 @@ class _Run:
 
     def _wanted(self) -> bool:
         return all(self._jobs.wanted(share.job.id) for share in self._shares)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """And those that read files for it: one that is stuck in a file would go on without anybody to stop it."""
+    if os.name == "nt":
+        process.kill()
+        return
+    with suppress(ProcessLookupError, PermissionError):  # PermissionError: on macOS, when only its remains are left
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _pump(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:

@@ -19,6 +19,7 @@ from kbqa.config import Config, Home, find_home, load_config
 from kbqa.errors import ConfigError
 from kbqa.registry import FILE, Database, KeyRing
 from kbqa.server.auth import is_loopback
+from kbqa.server.connection import PatientProtocol
 from kbqa.server.logs import log_to_stderr
 from kbqa.server.metrics import SHARED
 
@@ -148,6 +149,7 @@ def _settings(config: Config, workers: int) -> uvicorn.Config:
         log_config=None,  # what there is to say goes through our own
         access_log=False,
         server_header=False,
+        http=PatientProtocol,
         ws="none",
         backlog=BACKLOG,
         timeout_graceful_shutdown=config.server.shutdown_seconds,

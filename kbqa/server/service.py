@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generating
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from kbqa.cancellation import Cancellation
 from kbqa.config import ingest_command
-from kbqa.errors import Cancelled, ConfigError, KbqaError, UnknownKnowledgeBase
+from kbqa.errors import Cancelled, ConfigError, KbqaError, KnowledgeBaseClosed, KnowledgeBaseError, UnknownKnowledgeBase
 from kbqa.fields import base_fields, passport_fields
 from kbqa.registry import FILE, Database, FeedbackLog, Jobs, KeyRing
 from kbqa.server.auth import Door
@@ -72,6 +72,7 @@ class Service:
         self._stores: dict[str, Store] = {}
         self._ready: dict[str, KnowledgeBase] = {}
         self._opening: dict[str, threading.Lock] = {}
+        self._closings = 0
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -153,29 +154,45 @@ class Service:
         with self._lock:
             if store := self._stores.get(name):
                 return name, store
+        self._check_there(name)  # first: of names that are none nothing is remembered
+        with self._lock:
             opening = self._opening.setdefault(name, threading.Lock())
         with opening:
             with self._lock:
                 store = self._stores.get(name)
             if store is None:
-                if name not in self.installation.bases():
-                    raise self._not_there(name)
+                self._check_there(name)
                 store = self.installation.store(name)
                 with self._lock:
                     self._stores[name] = store
         return name, store
 
-    def _not_there(self, name: str) -> UnknownKnowledgeBase:
+    def _check_there(self, name: str) -> None:
+        if name in self.installation.bases():
+            return
         if name in self.installation.unbuilt():
-            return UnknownKnowledgeBase(f"{name} has not been built yet; run `{ingest_command(name)}`")
-        return _unknown(name)
+            raise UnknownKnowledgeBase(f"{name} has not been built yet; run `{ingest_command(name)}`")
+        raise _unknown(name)
 
     def _forget(self, name: str) -> None:
         with self._lock:
             store = self._stores.pop(name, None)
-            self._opening.pop(name, None)
+            self._ready.pop(name, None)
+            self._closings += 1
         if store:
             store.close()
+
+    @contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """KnowledgeBaseClosed for whatever goes wrong with a base that somebody deletes meanwhile."""
+        before = self._closings
+        try:
+            yield
+        except KnowledgeBaseError as error:
+            gone = before != self._closings or name not in self.installation.bases()
+            if gone and type(error) is KnowledgeBaseError:
+                raise KnowledgeBaseClosed(f"knowledge base {name} was closed meanwhile: {error}") from error
+            raise
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +202,8 @@ class Service:
 
     def _search(self, trace: Trace, base: str, question: str, k: int | None) -> Retrieval:
         start = time.perf_counter()
-        found = self.base(base).search(question, k)
+        with self._asking(base):
+            found = self.base(base).search(question, k)
         self.metrics.stage_seconds.labels("search").observe(time.perf_counter() - start)
         documents = list(dict.fromkeys(hit.chunk.source for hit in found.hits))
         self.audit.write(trace, "search", base, question, documents=documents)
@@ -213,8 +231,7 @@ class Service:
     ) -> Iterator[Part]:
         start, spoken, outcome = time.perf_counter(), False, "cancelled"
         try:
-            parts = cast("Generating[Part, None, None]", self.base(base).stream(question, history, options))
-            with closing(parts):
+            with self._asking(base), closing(self._parts(base, question, history, options)) as parts:
                 for part in parts:
                     if not spoken:
                         self.metrics.stage_seconds.labels("first").observe(time.perf_counter() - start)
@@ -232,6 +249,11 @@ class Service:
             raise
         finally:
             self.metrics.answers.labels(outcome).inc()
+
+    def _parts(
+        self, base: str, question: str, history: Sequence[Turn], options: Mapping[str, Any]
+    ) -> Generating[Part, None, None]:
+        return cast("Generating[Part, None, None]", self.base(base).stream(question, history, options))
 
     @property
     def writes(self) -> bool:

@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from kbqa.config import check_name
-from kbqa.errors import ConfigError, DocumentError
+from kbqa.config import is_reserved
+from kbqa.errors import DocumentError
 from kbqa.ingest import digest_of
 from kbqa.readers import is_ignored, supports
 from kbqa.server.errors import NotStored, RequestError, TooLarge
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "Received", "Receiver", "as_source", "below", "boundary_of", "place", "settle", "sweep"]
 
 HIDDEN = ".uploading-"
-OLD = 86_400.0  # seconds after which what an upload left behind belongs to nobody any more
+OLD = 3600.0  # seconds after which an upload to which nothing was added belongs to nobody: none may be so slow
+LONGEST_HEADER = 8192  # bytes that the headers of one part of a form may have
 MOST_FIELDS = 100  # of a form, besides its files
 LONGEST_PART, LONGEST_NAME, DEEPEST = 200, 800, 16  # bytes, bytes, folders
 
@@ -66,7 +67,7 @@ def as_source(name: str) -> str:
 
     Folders in it stay. Raises DocumentError when it could lead elsewhere or cannot be a document's.
     """
-    text = unicodedata.normalize("NFC", name).replace("\\", "/")
+    text = name.replace("\\", "/")
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
         raise DocumentError(f"{name!r} has control characters in its name; rename it")
     if "\ufffd" in text:
@@ -90,14 +91,11 @@ def _part(part: str, name: str) -> str:
     if part.strip() in ("", ".", ".."):
         raise DocumentError(f"{name!r} is no path of a document: no part of it may be empty, . or ..")
     visible = "".join(character for character in part if unicodedata.category(character) != "Cf")
-    clean = _OF_WINDOWS.sub("_", visible).strip().rstrip(". ")
+    clean = _OF_WINDOWS.sub("_", unicodedata.normalize("NFC", visible)).strip().rstrip(". ")
     if not clean or len(clean.encode()) > LONGEST_PART:
         raise DocumentError(f"{name[:80]!r} is no name for a file: use 1 to {LONGEST_PART} bytes for each part")
-    try:
-        check_name(f"{clean.partition('.')[0]}")
-    except ConfigError as error:
-        if "reserved" in str(error):
-            raise DocumentError(f"{name!r} has a name that Windows reserves ({clean}); rename it") from error
+    if is_reserved(clean):
+        raise DocumentError(f"{name!r} has a name that Windows reserves ({clean}); rename it")
     return clean
 
 
@@ -133,7 +131,7 @@ class Receiver:
     def __init__(self, folder: Path, boundary: bytes, limits: Limits) -> None:
         self._limits = limits
         self._whole = False
-        self._header, self._value = b"", b""
+        self._header, self._value, self._room_for_headers = b"", b"", LONGEST_HEADER
         self._headers: dict[bytes, bytes] = {}
         self._fields = 0
         self._name = ""
@@ -183,13 +181,20 @@ class Receiver:
     # --- what the parser calls ---------------------------------------------------------------------------------------
 
     def _begin_part(self) -> None:
-        self._headers, self._header, self._value = {}, b"", b""
+        self._headers, self._header, self._value, self._room_for_headers = {}, b"", b"", LONGEST_HEADER
 
     def _take_header(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
+        self._header += self._of_header(data, start, end)
 
     def _take_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+        self._value += self._of_header(data, start, end)
+
+    def _of_header(self, data: bytes, start: int, end: int) -> bytes:
+        """Not every version of the parser bounds them itself."""
+        self._room_for_headers -= end - start
+        if self._room_for_headers < 0:
+            raise RequestError(f"a part of the form has more than {LONGEST_HEADER} bytes of headers")
+        return data[start:end]
 
     def _end_header(self) -> None:
         self._headers[self._header.lower()] = self._value
@@ -292,11 +297,18 @@ def _place_new(file: Received, target: Path, source: str) -> None:
 
 
 def sweep(knowledge: Path) -> None:
-    """Throws away what uploads left behind whose service was killed."""
+    """Throws away what uploads, and deletions of bases, left behind whose service was killed."""
     with suppress(OSError):
-        for folder in knowledge.glob(f"*/{HIDDEN}*"):
-            if time.time() - folder.stat().st_mtime > OLD:
+        for folder in (*knowledge.glob(f"{HIDDEN}*"), *knowledge.glob(f"*/{HIDDEN}*")):
+            if time.time() - _last_change(folder) > OLD:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    """When a file in it was added or grew, in seconds since 1970; never, where it is gone."""
+    with suppress(OSError):
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    return float("inf")
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def main() -> None:
 
 
 def _until_the_end(stopped: threading.Event) -> None:
-    while sys.stdin.buffer.read(1024):
+    # Not through sys.stdin: Python aborts when it ends while a thread waits in there.
+    while os.read(sys.stdin.fileno(), 1024):
         pass
     stopped.set()
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kbqa.errors import KnowledgeBaseBusy, KnowledgeBaseError
+from kbqa.errors import KnowledgeBaseBusy, KnowledgeBaseClosed
 from kbqa.store.catalogue import FORMAT, Passport, State
 from kbqa.store.errors import damaged, storage_errors, unknown
 
@@ -173,7 +173,7 @@ class Pool:
 
     def _take(self) -> tuple[sqlite3.Connection, _Seen]:
         if self._closed:
-            raise KnowledgeBaseError(f"knowledge base {self.path.parent.name} was closed")
+            raise KnowledgeBaseClosed(f"knowledge base {self.path.parent.name} was closed")
         if self._look(_how(self._seen)) != self._seen:
             self._forget(self._look(""))
         with self._lock:
