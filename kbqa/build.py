@@ -26,6 +26,7 @@ from kbqa.config import (
     RerankerConfig,
     as_argument,
     check_name,
+    checked_settings,
     ingest_command,
     load_config,
 )
@@ -71,6 +72,21 @@ class Installation:
     @cached_property
     def generator(self) -> Generator:
         return make_generator(self.config.generator, self.home.folder)
+
+    def teacher(self, name: str) -> Generator:
+        """The generator called `name` in generator.teachers of config.yaml; "generator" is that of all questions."""
+        config, teachers = self.config.generator, self.config.generator.teachers
+        if name != "generator":
+            if not isinstance(settings := teachers.get(name), dict):
+                known = ", ".join(["generator", *teachers])
+                raise ConfigError(f"{self.home.config} names no teacher {name!r} (generator.teachers); it has: {known}")
+            config = checked_settings(f"generator.teachers.{name}", GeneratorConfig, settings)
+        if config.kind == "extractive":
+            raise ConfigError(
+                f"the teacher {name} quotes documents and writes nothing; give generator.teachers.{name} a "
+                "kind that is a language model"
+            )
+        return make_generator(config, self.home.folder)
 
     def reranker(self) -> Reranker:
         """Made at the first call, once: the first questions may come at the same time, and memory holds one model."""

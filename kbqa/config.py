@@ -33,10 +33,12 @@ __all__ = [
     "SplitterConfig",
     "as_argument",
     "check_name",
+    "checked_settings",
     "find_home",
     "ingest_command",
     "is_reserved",
     "load_config",
+    "read_yaml",
     "resolved",
     "stray_variables",
 ]
@@ -138,6 +140,7 @@ class GeneratorConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     temperature: float | None = None  # all that write
     max_tokens: int | None = None  # all that write
+    teachers: Mapping[str, Any] = field(default_factory=dict)  # others by name, with these settings: for tuning alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,7 @@ def load_config(home: Home, environ: Mapping[str, str] = os.environ, path: Path 
 
     Raises ConfigError naming the key, the value and what is allowed.
     """
-    given = _read_yaml(path or home.config)
+    given = read_yaml(path or home.config)
     variables: dict[str, str] = {}  # setting -> the environment variable that sets it
     for key, value in environ.items():
         *sections, name = key.removeprefix("KBQA_").lower().split("__")
@@ -320,7 +323,8 @@ def _checked_config(given: dict[str, Any]) -> Config:
     return config
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings or sections that a file holds; none when it is not there. ConfigError when it is no such file."""
     import yaml
 
     try:
@@ -381,6 +385,11 @@ def _scalar(text: str, key: str) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"the environment variable {key} is not a YAML value: {text!r}") from error
+
+
+def checked_settings(where: str, cls: type, given: Mapping[str, Any]) -> Any:
+    """`given` as an object of the dataclass `cls`, checked as the sections of config.yaml are."""
+    return _build(where, cls, given)
 
 
 def _build(name: str, cls: type, given: Mapping[str, Any]) -> Any:

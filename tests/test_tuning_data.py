@@ -351,12 +351,12 @@ def test_duplicates_over_several_files_are_told_with_where_the_first_stands(tmp_
     one = sheet(tmp_path / "一.xlsx", ("Q", "A"), LEAVE, CLAIM, LEAVE)
     two = written(tmp_path / "二.csv", f"问题,答案\n{LEAVE[0]},{LEAVE[1]}\n年假有几天?,另一个答案\n")
     found = convert([one, two])
-    assert [row.response for row in found.train] == [LEAVE[1], CLAIM[1], "另一个答案"]
+    assert [row.response for row in found.rows] == [LEAVE[1], CLAIM[1], "另一个答案"]
     assert [(it.where, it.reason) for it in found.repeated] == [
         ("一.xlsx, 问答 row 4", "the same as 一.xlsx, 问答 row 2"),
         ("二.csv, row 2", "the same as 一.xlsx, 问答 row 2"),
     ]
-    assert len(convert([one, two], keep_duplicates=True).train) == 5
+    assert len(convert([one, two], keep_duplicates=True).rows) == 5
 
 
 def test_contradictions_and_leaks_are_found_through_other_ways_of_writing():

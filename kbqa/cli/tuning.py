@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kbqa.cli.common import FilePath, Group, Session, pass_session
-from kbqa.cli.screen import complain, print_json, say, shown
+from kbqa.cli.common import FilePath, Group, Session, base_name, known_names, pass_session
+from kbqa.cli.screen import complain, is_terminal, print_json, say, shown
 from kbqa.errors import ConfigError
 
 if TYPE_CHECKING:
+    from kbqa.chain import KnowledgeBase
     from kbqa.chatglm.tokenizers import Tokenizer
     from kbqa.tuning.checks import Checks, Lengths
     from kbqa.tuning.convert import Converted
+    from kbqa.tuning.data import Row
+    from kbqa.tuning.knowledge import Grounded
     from kbqa.tuning.tables import Named
+    from kbqa.tuning.teacher import Taught
+    from kbqa.types import Generator
 
-__all__ = ["data_options", "limit_options", "tuning"]
+__all__ = ["counting", "data_options", "limit_options", "tuning"]
 
 SHOWN = 5  # of a kind of trouble; all of it is in --json
 BAR = 40  # characters of the longest bar
@@ -84,6 +93,21 @@ limit_options: Decorator = _options(
 )
 
 
+@contextmanager
+def counting(session: Session, what: str, total: int) -> Iterator[Callable[[object], None]]:
+    """Counts on a terminal how many rows are done."""
+    if session.json or not total or not is_terminal(sys.stderr):
+        yield lambda row: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, markup=False)) as progress:
+        task = progress.add_task(shown(what), total=total)
+        yield lambda row: progress.advance(task)
+
+
 # --- convert ---------------------------------------------------------------------------------------------------------
 
 
@@ -101,6 +125,20 @@ limit_options: Decorator = _options(
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Which of them.")
 @click.option("--keep-duplicates", is_flag=True, help="Keep rows that say the same as another.")
+@click.option(
+    "--teacher", metavar="NAME", help="Answer questions without an answer by this generator of config.yaml, marked so."
+)
+@click.option(
+    "--with-knowledge",
+    "kb",
+    metavar="KB",
+    type=base_name,
+    shell_complete=known_names,
+    help="Put questions below the passages that this knowledge base finds, as they will be asked.",
+)
+@click.option(
+    "--max-characters", metavar="N", type=click.IntRange(min=50), help="Of a question's passages; else as when asked."
+)
 @click.option("--model", metavar="PATH", help="The model that is to be tuned: lengths are counted in its tokens.")
 @limit_options
 @pass_session
@@ -115,6 +153,9 @@ def convert(
     dev_share: float,
     seed: int,
     keep_duplicates: bool,
+    teacher: str | None,
+    kb: str | None,
+    max_characters: int | None,
     model: str | None,
     max_source_length: int,
     max_target_length: int,
@@ -125,29 +166,90 @@ def convert(
     are read. What is left out is told, with the reason.
     """
     from kbqa.tuning.convert import convert as converted
-    from kbqa.tuning.data import write_rows
+    from kbqa.tuning.data import split, write_rows
+    from kbqa.tuning.teacher import answers_file
 
     _check_new(out, dev)
+    installation = session.installation() if teacher or kb else None
+    asked = installation.teacher(teacher) if installation and teacher else None
+    if installation and kb:
+        installation.store(kb).close()  # whether there is such a base, before anything is paid for
     tokenizer = _tokenizer(model)
     found = converted(
         paths,
         _named(prompt_column, response_column, history_column),
-        dev=dev_share if dev else 0.0,
-        seed=seed,
+        unanswered=teacher is not None,
         keep_duplicates=keep_duplicates,
     )
-    checks = _checked(found.train, found.dev, tokenizer, max_source_length, max_target_length)
-    write_rows(out, found.train)
+    rows, taught = found.rows, None
+    if asked is not None and teacher is not None:
+        taught = _taught(session, rows, asked, teacher, out)
+        rows = taught.rows
+    if not rows:
+        raise ConfigError(f"{teacher} answered nothing, and no row has an answer of its own")
+    train, held = split(rows, dev_share if dev else 0.0, seed)
+    checks = _checked(train, held, tokenizer, max_source_length, max_target_length)
+    below = None
+    if installation is not None and kb:
+        with installation.open(kb) as base:
+            below = [_grounded(session, base, side, max_characters, seed) for side in (train, held)]
+        train, held = list(below[0].rows), list(below[1].rows)
+        long = _checked(train, held, tokenizer, max_source_length, max_target_length)
+        checks = replace(checks, prompts=long.prompts, responses=long.responses)
+    write_rows(out, train)
     if dev:
-        write_rows(dev, found.dev)
+        write_rows(dev, held)
+    answers_file(out).unlink(missing_ok=True)
+    teachers = Counter(row.teacher for row in (*train, *held) if row.teacher)
     if session.json:
-        print_json({"out": str(out), "dev": str(dev) if dev else None, **found.as_json(), "checks": checks.as_json()})
+        written = {"out": str(out), "rows": len(train), "dev": str(dev) if dev else None, "dev_rows": len(held)}
+        more = {"teachers": teachers, "unanswered": [list(it) for it in taught.unanswered] if taught else []}
+        knowledge = {"with_knowledge": [_knowledge_fields(it) for it in below] if below else None}
+        print_json({**written, **found.as_json(), **more, **knowledge, "checks": checks.as_json()})
         return
     _show_converted(found, keep_duplicates)
+    for name, count in teachers.items():
+        say(f"  answered by {shown(name)}: {count:,}")
+    _some([f"{_short(question)}: {reason}" for question, reason in (taught.unanswered if taught else ())], "unanswered")
+    if below:
+        _show_knowledge(below)
     _show_checks(checks)
-    say(f"{shown(str(out))}: {_count(len(found.train), 'row')}", bold=True)
+    say(f"{shown(str(out))}: {_count(len(train), 'row')}", bold=True)
     if dev:
-        say(f"{shown(str(dev))}: {_count(len(found.dev), 'row')} to measure with", bold=True)
+        say(f"{shown(str(dev))}: {_count(len(held), 'row')} to measure with", bold=True)
+
+
+def _taught(session: Session, rows: Sequence[Row], teacher: Generator, name: str, out: Path) -> Taught:
+    from kbqa.tuning.teacher import answers_file, teach
+
+    try:
+        with counting(session, f"{name} answers", sum(not row.response for row in rows)) as count:
+            return teach(rows, teacher, name, answers_file(out), on_row=count)
+    finally:
+        if close := getattr(teacher, "close", None):
+            close()
+
+
+def _grounded(
+    session: Session, base: KnowledgeBase, rows: Sequence[Row], max_characters: int | None, seed: int
+) -> Grounded:
+    from kbqa.tuning.knowledge import grounded
+
+    with counting(session, f"{base.name} is searched", len(rows)) as count:
+        return grounded(rows, base, max_characters=max_characters, seed=seed, on_row=count)
+
+
+def _show_knowledge(below: Sequence[Grounded]) -> None:
+    asked, refused = (sum(getattr(it, name) for it in below) for name in ("with_passages", "refusals"))
+    say(f"  below passages: {asked:,}, and {refused:,} of them once more without those that answer, to be refused")
+    bare = [_short(question) for it in below for question in it.bare]
+    _some(bare, "left bare, for the passages found do not tell the answer")
+    longest = max((len(row.prompt) for it in below for row in it.rows), default=0)
+    say(f"  the longest has {longest:,} characters; max_source_length must hold it, for the question stands at its end")
+
+
+def _knowledge_fields(it: Grounded) -> dict[str, Any]:
+    return {"with_passages": it.with_passages, "refusals": it.refusals, "bare": list(it.bare)}
 
 
 def _check_new(*paths: Path | None) -> None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbqa.errors import ConfigError
 from kbqa.tuning.checks import without_duplicates
-from kbqa.tuning.data import Row, split
+from kbqa.tuning.data import Row
 from kbqa.tuning.tables import Dropped, Named, Read, read_table
 
 __all__ = ["Converted", "convert"]
@@ -20,19 +19,12 @@ __all__ = ["Converted", "convert"]
 class Converted:
     """`files` are (path, what it held); `repeated` is what stands elsewhere already."""
 
-    train: Sequence[Row]
-    dev: Sequence[Row]
+    rows: Sequence[Row]
     files: Sequence[tuple[Path, Read]]
     repeated: Sequence[Dropped]
 
-    @property
-    def dropped(self) -> list[tuple[Path, Dropped]]:
-        return [(path, dropped) for path, read in self.files for dropped in read.dropped]
-
     def as_json(self) -> dict[str, Any]:
         return {
-            "rows": len(self.train),
-            "dev_rows": len(self.dev),
             "files": [
                 {
                     "path": str(path),
@@ -47,27 +39,25 @@ class Converted:
 
 
 def convert(
-    paths: Sequence[Path],
-    named: Named | None = None,
-    *,
-    dev: float = 0.0,
-    seed: int = 0,
-    unanswered: bool = False,
-    keep_duplicates: bool = False,
+    paths: Sequence[Path], named: Named | None = None, *, unanswered: bool = False, keep_duplicates: bool = False
 ) -> Converted:
-    """The rows of all files in their order, each once unless `keep_duplicates`, about the share `dev` of them apart.
+    """The rows of all files in their order, each once unless `keep_duplicates`.
 
-    ConfigError for a file that holds none.
+    With `unanswered` also questions without an answer, unless one stands elsewhere. ConfigError for a file that holds
+    no row.
     """
-    if not paths:
-        raise ConfigError("there is no file to convert")
     files = [(path, read_table(path, named, unanswered)) for path in paths]
     placed = [(row, _place(path, place, paths)) for path, it in files for row, place in _pairs(it)]
+    answers = {(row.prompt, row.history): place for row, place in placed if row.response}
+    needless = [
+        (place, answers[row.prompt, row.history])
+        for row, place in placed
+        if not row.response and (row.prompt, row.history) in answers
+    ]
+    placed = [(row, place) for row, place in placed if row.response or (row.prompt, row.history) not in answers]
     rows = [row for row, _ in placed]
-    repeated = _repeated(placed)
-    kept = rows if keep_duplicates else without_duplicates(rows)
-    train, held = split(kept, dev, seed)
-    return Converted(train, held, files, repeated)
+    repeated = [*_repeated(placed), *(Dropped(place, f"its answer stands in {other}") for place, other in needless)]
+    return Converted(rows if keep_duplicates else without_duplicates(rows), files, repeated)
 
 
 def _pairs(read: Read) -> list[tuple[Row, str]]:
