@@ -91,7 +91,7 @@ class KnowledgeBase:
             yield Answer(question, REFUSAL, (), found.hits, False, found.confidence, time.perf_counter() - start)
             return
         passages = expand(found.hits, self.store, self.retrieval.neighbours)
-        shown, prompt = self._filled(question, [text for text, _ in passages])
+        shown, prompt = self._filled(question, [text for text, _ in passages], options or {})
         request = GenerationRequest(
             messages=messages(prompt, history, self.prompt.history_turns),
             question=found.question,
@@ -130,12 +130,13 @@ class KnowledgeBase:
             completion_tokens=end.completion_tokens,
         )
 
-    def _filled(self, question: str, passages: Sequence[str]) -> tuple[list[str], str]:
+    def _filled(self, question: str, passages: Sequence[str], options: Mapping[str, Any]) -> tuple[list[str], str]:
         """The first passages that fit, by characters and by what the generator can take, and the prompt with them."""
         shown = fit(passages, self.prompt.max_characters)
         while True:
             prompt = fill(question, shown, self.prompt.template)
-            fits = not isinstance(self.generator, Measuring) or self.generator.fits(messages(prompt))
+            asked = GenerationRequest(messages(prompt), **options)
+            fits = not isinstance(self.generator, Measuring) or self.generator.fits(asked)
             if fits or (len(shown) == 1 and len(shown[0]) < LEAST):
                 return shown, prompt  # where it still does not fit, the question is too long: the generator will say so
             shown = shown[:-1] if len(shown) > 1 else [shown[0][: len(shown[0]) * 3 // 4]]

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from kbqa.cancellation import Cancellation
+from kbqa.errors import BeyondModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -283,6 +284,10 @@ class GenerationRequest:
     deadline: float | None = None
     cancellation: Cancellation = field(default_factory=Cancellation, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise BeyondModel(f"max_tokens is {self.max_tokens}; an answer has at least 1 token")
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -311,8 +316,8 @@ class Generator(Protocol):
 class Measuring(Protocol):
     """A generator that can tell whether a prompt is too long for it."""
 
-    def fits(self, messages: tuple[Message, ...]) -> bool:
-        """Whether the last of `messages` leaves room for an answer; those before it can be left out."""
+    def fits(self, request: GenerationRequest) -> bool:
+        """Whether what must stay of it (the last question, system messages, tools) leaves room for the answer."""
         ...
 
 

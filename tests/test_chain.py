@@ -121,8 +121,9 @@ class Narrow(Scripted):
         super().__init__(*pieces)
         self.most = most
 
-    def fits(self, messages):
-        return len(messages[-1].content) <= self.most
+    def fits(self, request):
+        self.limit = request.max_tokens
+        return len(request.messages[-1].content) <= self.most
 
 
 def test_a_generator_with_little_room_gets_fewer_passages_and_at_last_a_part_of_the_best(kb):
@@ -136,6 +137,8 @@ def test_a_generator_with_little_room_gets_fewer_passages_and_at_last_a_part_of_
         list(replace(kb, generator=model).stream("年假有几天？"))
         lengths.append(len(model.requests[0].messages[-1].content))
     assert lengths[0] > 900 >= lengths[1] > 250 >= lengths[2] > 100
+    list(replace(kb, generator=model).stream("年假有几天？", options={"max_tokens": 77}))
+    assert model.limit == 77  # so much must be left for the answer
 
 
 def test_a_short_best_passage_does_not_keep_the_ones_after_it_in_the_prompt(kb):

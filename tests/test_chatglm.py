@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -25,12 +25,14 @@ import glmkit  # noqa: E402, F401  (one thread)
 
 from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.chatglm.architecture import read_architecture  # noqa: E402
+from kbqa.chatglm.cache import Cache  # noqa: E402
 from kbqa.chatglm.checkpoint import Checkpoint  # noqa: E402
 from kbqa.chatglm.convert import convert  # noqa: E402
 from kbqa.chatglm.hub import download, find_model  # noqa: E402
 from kbqa.chatglm.info import what_is  # noqa: E402
 from kbqa.chatglm.quantization import dequantize, pack, quantize, unpack  # noqa: E402
 from kbqa.chatglm.requantize import quantize_folder  # noqa: E402
+from kbqa.chatglm.sampling import Sampling  # noqa: E402
 from kbqa.chatglm.tiny import Shape, make_tiny  # noqa: E402
 from kbqa.chatglm.writing import Shards  # noqa: E402
 from kbqa.errors import GeneratorError, ModelError  # noqa: E402
@@ -821,6 +823,31 @@ def test_an_answer_ends_where_the_context_does(tiny, family):
     filler = model.tokenizer.encode("年" * (a.context - 40))[: a.context - 30]
     ids = model.tokenizer.prompt(filler)
     assert len(model.generate(ids, max_new_tokens=500)) <= a.context - len(ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_without_a_limit_takes_the_memory_of_what_is_written_not_of_the_whole_context(
+    copy, monkeypatch, family
+):
+    folder = copy(family)
+    edit_config(folder, **{"max_sequence_length" if family == "chatglm" else "seq_length": 10**6})
+    made = []
+
+    class Seen(Cache):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+
+    monkeypatch.setattr("kbqa.chatglm.runner.Cache", Seen)
+    monkeypatch.setattr("kbqa.chatglm.model.FIRST", 4)
+    model = load_chatglm(folder)
+    ids = prompts(model)[0]
+    model.stops = frozenset()
+    with closing(model.tokens(ids, Sampling())) as tokens:
+        grown = [next(tokens) for _ in range(50)]
+    assert len(ids) + 49 <= made[-1].capacity <= 2 * (len(ids) + 50)
+    monkeypatch.setattr("kbqa.chatglm.model.FIRST", 1000)
+    assert model.generate(ids, 50) == grown
 
 
 NO_MEMORY = (

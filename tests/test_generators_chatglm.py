@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from functools import reduce
 
 import pytest
@@ -19,7 +20,7 @@ from kbqa.build import Installation, make_generator  # noqa: E402
 from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.chatglm.tiny import make_tiny  # noqa: E402
 from kbqa.config import Config, GeneratorConfig, Home, RetrievalConfig  # noqa: E402
-from kbqa.errors import GeneratorBusy, GeneratorError, ModelError  # noqa: E402
+from kbqa.errors import BeyondModel, GeneratorBusy, GeneratorError, ModelError  # noqa: E402
 from kbqa.generators.chatglm import ChatGLMGenerator  # noqa: E402
 from kbqa.types import Block, Document, GenerationRequest, Message  # noqa: E402
 
@@ -81,10 +82,46 @@ def test_history_is_part_of_the_prompt_and_its_oldest_turns_go_when_it_is_too_lo
 
 def test_a_question_that_is_too_long_is_refused_with_the_numbers(generator):
     endless = asked("年假有几天？" * 300)
-    assert not generator.fits(endless.messages)
-    assert generator.fits(asked("年假有几天？").messages)
+    assert not generator.fits(endless)
+    assert generator.fits(asked("年假有几天？"))
     with pytest.raises(ModelError, match=r"the question needs \d+ tokens"):
         list(generator.stream(endless))
+
+
+def test_what_stays_of_a_conversation_counts_when_its_room_is_measured(generator, folder):
+    """System messages, tools, and the answer that is asked for; turns that may be left out do not."""
+    context = generator._ready()[1].context
+    question, room = asked("年假有几天？"), context - min(20, context // 4)
+    turns = asked(*["年假" * 40] * 30, "年假有几天？")
+    assert generator.fits(turns)
+    talkative = Message("system", "请简短回答。" * context)
+    for request in (question, turns):
+        crowded = replace(request, messages=(talkative, *request.messages))
+        assert not generator.fits(crowded)
+        with pytest.raises(BeyondModel, match="the question needs"):
+            list(generator.stream(crowded))
+    if folder.name.startswith(("chatglm3", "glm4")):
+        tool = {"name": "weather", "description": "查询天气。" * context, "parameters": {"type": "object"}}
+        assert not generator.fits(replace(question, tools=(tool,)))
+    model = load_chatglm(folder)
+    text = "年"
+    while len(model.chat_ids(text + "假")) <= room:
+        text += "假"
+    assert generator.fits(asked(text))
+    assert not generator.fits(asked(text, max_tokens=context))
+    assert not generator.fits(asked(text + "年假"))
+
+
+@pytest.mark.parametrize("most", [0, -3])
+def test_an_answer_of_no_tokens_cannot_be_asked_for(folder, most):
+    with pytest.raises(BeyondModel, match=f"max_tokens is {most}; an answer has at least 1"):
+        asked("你好", max_tokens=most)
+    model = load_chatglm(folder)
+    for way in (model.chat, lambda *said, **options: list(model.stream(*said, **options))):
+        with pytest.raises(ModelError, match=f"max_new_tokens is {most}; an answer has at least 1"):
+            way("你好", max_new_tokens=most)
+    with pytest.raises(ModelError, match=f"max_new_tokens is {most}"):
+        model.generate(model.chat_ids("你好"), max_new_tokens=most)
 
 
 def test_temperature_and_seed_of_a_request_come_before_those_of_the_configuration(generator):

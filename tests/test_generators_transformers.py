@@ -280,8 +280,14 @@ def test_a_prompt_that_is_longer_than_the_context_says_how_long_it_is(tmp_path):
 def test_passages_and_old_turns_that_do_not_fit_are_left_out_and_the_system_stays(tmp_path):
     generator = TransformersGenerator(make_parrot(tmp_path / "short", "好。", context=80), device="cpu")
     assert isinstance(generator, Measuring)
-    assert generator.fits((Message("user", "问" * 500), Message("user", "问" * 19)))  # 59 of 60 tokens
-    assert not generator.fits((Message("user", "问" * 20),))
+
+    def fits(*messages, **asked):
+        return generator.fits(GenerationRequest(messages, **asked))
+
+    assert fits(Message("user", "问" * 500), Message("user", "问" * 19))  # 59 of 60 tokens
+    assert not fits(Message("user", "问" * 20))
+    assert not fits(Message("system", "简"), Message("user", "问" * 19))
+    assert fits(Message("user", "问" * 24), max_tokens=5)  # 74 of 75
 
     def tokens(*messages):
         return sum(1 + len(message.content.encode()) for message in messages) + 1

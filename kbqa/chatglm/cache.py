@@ -1,6 +1,7 @@
 """A static cache of keys and values: so many slots, each for one sequence, each with room for `capacity` tokens.
 
-Nothing is allocated while answers are written, so memory stays flat whatever comes and goes.
+Nothing is allocated while answers are written, so memory stays flat whatever comes and goes; unless somebody who does
+not know how long an answer will be asks it to grow.
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ class Cache:
     @property
     def nbytes(self) -> int:
         return sum(it.nbytes for it in (*self.keys, *self.values))
+
+    def grow(self, capacity: int) -> None:
+        """Makes room for more tokens in every slot, layer by layer, so that only one is there twice."""
+        for kept in (self.keys, self.values):
+            for layer, old in enumerate(kept):
+                kept[layer] = new = old.new_zeros((*old.shape[:2], capacity, old.shape[3]))
+                new[:, :, : self.capacity] = old
+        self.capacity = capacity
 
     def seed(self, slot: int, prefix: Tensor) -> None:
         """Puts a P-Tuning prefix, (layers, 2, G, tokens, D), in front."""

@@ -29,6 +29,7 @@ __all__ = [
     "before_json",
     "chat_ids",
     "fit",
+    "least",
     "message_ids",
     "prompt_ids",
     "sampling_defaults",
@@ -117,9 +118,7 @@ def fit(tokenizer: Tokenizer, messages: Sequence[ChatMessage], budget: int) -> F
 
     System messages stay, and so does everything from the last question on. BeyondModel when these alone need more.
     """
-    system = [message for message in messages if message.role == "system"]
-    turns = _turns([message for message in messages if message.role != "system"])
-    older, last = turns[:-1], turns[-1] if turns else []
+    system, older, last = _parts(messages)
 
     def without(dropped: int) -> list[ChatMessage]:
         return [*system, *(message for turn in older[dropped:] for message in turn), *last]
@@ -129,14 +128,29 @@ def fit(tokenizer: Tokenizer, messages: Sequence[ChatMessage], budget: int) -> F
 
     dropped = 0
     if length(0) > budget:
-        if (least := length(len(older))) > budget:
+        if (needed := least(tokenizer, messages)) > budget:
             raise BeyondModel(
-                f"the question needs {least} tokens together with its prompt, and the model's context has room for "
+                f"the question needs {needed} tokens together with its prompt, and the model's context has room for "
                 f"{max(budget, 0)} beside the answer: ask with less text, or for a shorter answer"
             )
         dropped = bisect_left(range(len(older)), True, key=lambda count: length(count) <= budget)
     kept = without(dropped)
     return Fitted(prompt_ids(tokenizer, kept), tuple(kept), dropped)
+
+
+def least(tokenizer: Tokenizer, messages: Sequence[ChatMessage]) -> int:
+    """Tokens of the prompt without all the turns that `fit` may leave out."""
+    system, _, last = _parts(messages)
+    return len(prompt_ids(tokenizer, [*system, *last]))
+
+
+def _parts(
+    messages: Sequence[ChatMessage],
+) -> tuple[list[ChatMessage], list[list[ChatMessage]], list[ChatMessage]]:
+    """(system messages, the turns before the last question, all from there on)"""
+    system = [message for message in messages if message.role == "system"]
+    turns = _turns([message for message in messages if message.role != "system"])
+    return system, turns[:-1], turns[-1] if turns else []
 
 
 def _turns(messages: Sequence[ChatMessage]) -> list[list[ChatMessage]]:

@@ -32,6 +32,8 @@ from kbqa.importing import is_out_of_memory
 
 __all__ = ["ChatGLM", "load"]
 
+FIRST = 256  # tokens of an answer that there is room for at first; where it grows longer, the room doubles
+
 
 class ChatGLM:
     """One model with its tokenizer, and the P-Tuning prefixes and LoRA adapters that have been loaded beside it.
@@ -184,17 +186,21 @@ class ChatGLM:
         adapter: str | None = None,
         rules: Rules | None = None,
     ) -> Iterator[int]:
-        """The ids that follow, each as soon as it is known; closing the iterator stops the work."""
+        """The ids that follow, each as soon as it is known; closing the iterator stops the work.
+
+        Memory for keys and values is that of the prompt and of what is written, not of the whole context.
+        """
         prefix = self.prefix(adapter)
         kept = 0 if prefix is None else prefix.shape[3]
         room = self.architecture.context - len(ids)
         if room < 1:
             raise ModelError(f"the prompt has {len(ids)} tokens; the model's context is {self.architecture.context}")
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ModelError(f"max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
         wanted = room if max_new_tokens is None else min(max_new_tokens, room)
-        runner = Runner(self.decoder, slots=1, capacity=kept + len(ids) + max(wanted, 1))
+        most = kept + len(ids) + wanted
+        runner = Runner(self.decoder, slots=1, capacity=min(most, kept + len(ids) + FIRST))
         sequence = runner.begin(0, ids, prefix, self.lora(adapter))
-        if wanted < 1:
-            return
         logits = None
         while logits is None:
             logits = runner.read(sequence)
@@ -205,6 +211,8 @@ class ChatGLM:
                 return
             yield token
             if left > 1:
+                if sequence.filled == runner.cache.capacity:
+                    runner.cache.grow(min(most, 2 * runner.cache.capacity))
                 logits = runner.write([sequence], [token])[0]
 
     # --- text ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from uuid import uuid4
 from kbqa.chatglm.hub import find_model
 from kbqa.errors import ModelError
 from kbqa.generators.stopping import Stopper
-from kbqa.types import GenerationRequest, Message, Piece
+from kbqa.types import GenerationRequest, Piece
 
 if TYPE_CHECKING:
     from kbqa.chatglm.architecture import DType, Family
@@ -74,14 +74,14 @@ class ChatGLMGenerator:
         self._lock = Lock()
         self._loaded: tuple[ChatGLM, Engine] | None = None
 
-    def fits(self, messages: tuple[Message, ...]) -> bool:
-        """Whether the last of `messages` leaves room for an answer; what stands before it can be left out."""
-        from kbqa.chatglm.chat import prompt_ids
+    def fits(self, request: GenerationRequest) -> bool:
+        """Whether what must stay of it (the last question, system messages, tools) leaves room for the answer."""
+        from kbqa.chatglm.chat import least
         from kbqa.chatglm.messages import from_messages
 
         model, engine = self._ready()
-        ids = prompt_ids(model.tokenizer, from_messages(messages[-1:]))
-        return len(ids) <= engine.context - self._reserved(engine, None)
+        messages = from_messages(request.messages, request.tools)
+        return least(model.tokenizer, messages) <= self._room(engine, request) - len(_begun(model, request))
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         from kbqa.chatglm.engine import Ended, Job
@@ -146,14 +146,13 @@ class ChatGLMGenerator:
         from kbqa.chatglm import chat
         from kbqa.chatglm.messages import from_messages
 
-        messages = from_messages(request.messages, request.tools)
-        begun = [] if request.response_schema is None else chat.before_json(model.tokenizer)
-        room = engine.context - self._reserved(engine, request.max_tokens) - len(begun)
-        return chat.fit(model.tokenizer, messages, room).ids + begun
+        messages, begun = from_messages(request.messages, request.tools), _begun(model, request)
+        return chat.fit(model.tokenizer, messages, self._room(engine, request) - len(begun)).ids + begun
 
-    def _reserved(self, engine: Engine, asked: int | None) -> int:
-        """Tokens that a prompt must leave for the answer."""
-        return max(1, min(asked or self._max_tokens or MAX_TOKENS, engine.context // ROOM))
+    def _room(self, engine: Engine, request: GenerationRequest) -> int:
+        """Tokens that a prompt may have, so that enough are left for the answer."""
+        answer = request.max_tokens or self._max_tokens or MAX_TOKENS
+        return engine.context - max(1, min(answer, engine.context // ROOM))
 
     def _sampling(self, model: ChatGLM, request: GenerationRequest) -> Sampling:
         """What is asked for; then config.yaml's temperature; then what the original chat() does."""
@@ -196,6 +195,13 @@ class ChatGLMGenerator:
         context = min(architecture.context, 8192) if self._context is None else self._context
         prefix = max([PREFIX, *(it.shape[3] for it in model.prefixes.values())])
         return model, Engine(model.decoder, slots=self._slots, waiting=self._waiting, context=context, prefix=prefix)
+
+
+def _begun(model: ChatGLM, request: GenerationRequest) -> list[int]:
+    """What the answer is begun with, which is no prompt and no answer, but takes room."""
+    from kbqa.chatglm.chat import before_json
+
+    return [] if request.response_schema is None else before_json(model.tokenizer)
 
 
 def _found(model: str | Path) -> Path:

@@ -76,10 +76,12 @@ class TransformersGenerator:
         self.name = f"transformers:{self._folder.resolve().name}"
         self._turns = Turns(self.name, waiting)
 
-    def fits(self, messages: tuple[Message, ...]) -> bool:
-        """Whether the last of `messages` leaves room for an answer; what stands before it can be left out."""
-        model = self._ready()
-        return model.fits(model.prompt(messages[-1:], self._options), self._max_tokens)
+    def fits(self, request: GenerationRequest) -> bool:
+        """Whether what must stay of it, the last question and what the system says, leaves room for the answer."""
+        model, messages = self._ready(), request.messages
+        while (shorter := _without_oldest_turn(messages)) != messages:
+            messages = shorter
+        return model.fits(model.prompt(messages, self._options), request.max_tokens or self._max_tokens)
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         if request.tools or request.response_schema is not None or request.adapter or _speaks_of_tools(request):
