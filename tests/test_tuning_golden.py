@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,8 @@ from kbqa.tuning.batch import collate  # noqa: E402
 from kbqa.tuning.data import Row  # noqa: E402
 from kbqa.tuning.prefix import PrefixTuning  # noqa: E402
 from kbqa.tuning.preprocess import NOT_COUNTED, Example, Limits, conversation, example, prompt_ids  # noqa: E402
+from kbqa.tuning.settings import Settings  # noqa: E402
+from kbqa.tuning.trainer import Tuner, arguments  # noqa: E402
 
 PLAIN = list(cases("ptuning"))
 TUNED = list(cases("ptuning", "ptuning_proj"))
@@ -168,3 +171,47 @@ def test_what_is_saved_is_the_file_of_the_original(case, tmp_path):
     a = read_architecture(case.base)
     torch.testing.assert_close(load_prefix(tmp_path, a), load_prefix(case.folder, a), atol=0, rtol=0)
     torch.testing.assert_close(tuning.prefix().detach(), load_prefix(case.folder, a), atol=1e-6, rtol=1e-5)
+
+
+def tuner_of(case: Case, tuning: PrefixTuning, run: Path) -> Tuner:
+    """As a run makes it, for one step with all recorded rows at once."""
+    settings = Settings(
+        *("m", "f"),
+        output_dir="o",
+        max_steps=1,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=1,
+    )
+    ids, labels = case.tensors["train.input_ids"].tolist(), case.tensors["train.labels"].tolist()
+    rows = [Example(tuple(its), tuple(wanted)) for its, wanted in zip(ids, labels, strict=True)]
+    args = arguments(settings, run, on_cpu=True, measured=False)
+    return Tuner(tuning, case.base, None, args, rows, None)
+
+
+@TUNED_CASES
+def test_recorded_gradients_move_the_parameters_as_in_the_original(case, tmp_path):
+    tuning = tuning_of(case)
+    tuner = tuner_of(case, tuning, tmp_path)
+    for name, parameter in tuning.prefix.named_parameters():
+        parameter.grad = case.tensors[f"train.grad.{NAME}{name}"].clone()
+    torch.nn.utils.clip_grad_norm_(tuning.prefix.parameters(), tuner.args.max_grad_norm)
+    tuner.create_optimizer().step()
+    for name, parameter in tuning.prefix.named_parameters():
+        wanted = case.tensors[f"train.param_after_step.{NAME}{name}"]
+        torch.testing.assert_close(parameter.data, wanted, atol=1e-6, rtol=0)
+
+
+@TUNED_CASES
+def test_one_step_of_the_trainer_gives_the_parameters_of_the_original(case, tmp_path):
+    """Where a gradient is next to nothing its sign is chance, in the reference too, and Adam makes steps of signs."""
+    tuning = tuning_of(case)
+    with sdpa_kernel(SDPBackend.MATH):
+        tuner_of(case, tuning, tmp_path).train()
+    for name, parameter in tuning.prefix.named_parameters():
+        wanted, gradient = (case.tensors[f"train.{what}.{NAME}{name}"] for what in ("param_after_step", "grad"))
+        near = (parameter.data - wanted).abs() <= 1e-6
+        assert near[gradient.abs() > 3e-5].all()
+        assert near.float().mean() > 0.99
+    written = torch.load(tmp_path / "checkpoint-1" / "pytorch_model.bin", weights_only=True)
+    assert all(torch.equal(written[NAME + name], it.data) for name, it in tuning.prefix.named_parameters())

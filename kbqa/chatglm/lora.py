@@ -28,7 +28,17 @@ from kbqa.chatglm.checkpoint import HF_QKV, by_head, by_kind, place_of, publishe
 from kbqa.chatglm.decoder import Decoder
 from kbqa.errors import ModelError
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "Lora", "adapt", "applied", "is_lora", "load_lora", "lora_tensors"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "Lora",
+    "adapt",
+    "applied",
+    "is_lora",
+    "load_lora",
+    "lora_pairs",
+    "lora_tensors",
+]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -89,8 +99,12 @@ def is_lora(folder: Path) -> bool:
 
 def load_lora(folder: Path, a: Architecture) -> Lora:
     """ModelError when the adapter is of another model, or of a kind that is not known."""
-    config = read_json(folder / ADAPTER_CONFIG)
-    scale = _scale(folder, config)
+    scale = _scale(folder, read_json(folder / ADAPTER_CONFIG))
+    return Lora({name: (down, up * scale) for name, (down, up) in lora_pairs(folder, a).items()})
+
+
+def lora_pairs(folder: Path, a: Architecture) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of our modules as an adapter's file has them, without the scale. Float32."""
     found: dict[tuple[str, int | None], dict[str, Tensor]] = {}
     for name, tensor in tensors_of(_weights(folder)):
         if (match := _TENSOR.fullmatch(name)) is None:
@@ -105,24 +119,24 @@ def load_lora(folder: Path, a: Architecture) -> Lora:
         found.setdefault((ours, place.part), {})[match[2]] = tensor.float()
     if not found:
         raise ModelError(f"{folder} holds no LoRA adapter: its file of weights is empty")
-    parts: dict[str, tuple[Tensor, Tensor]] = {}
-    for (name, part), pair in found.items():
-        if pair.keys() != {"A", "B"}:
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for (name, part), halves in found.items():
+        if halves.keys() != {"A", "B"}:
             raise ModelError(f"{folder} lacks one half of the adapter of {name}")
-        down, up = pair["A"], pair["B"] * scale
+        down, up = halves["A"], halves["B"]
         if part is not None:
-            down, up = _among_others(a, part, down, up, parts.get(name))
+            down, up = _among_others(a, part, down, up, pairs.get(name))
         elif a.is_v1 and name.endswith(".qkv") and up.shape[0] == _shape(a, name)[0]:
             up = by_kind(up, a)
-        parts[name] = down, up
-    for name, (down, up) in parts.items():
+        pairs[name] = down, up
+    for name, (down, up) in pairs.items():
         wanted = _shape(a, name)
         if (up.shape[0], down.shape[1]) != wanted or up.shape[1] != down.shape[0]:
             raise ModelError(
                 f"the adapter in {folder} makes {name} {(up.shape[0], down.shape[1])}; this model ({a.family}, "
                 f"{a.layers} layers) has {wanted}: it was trained for another model"
             )
-    return Lora(parts)
+    return pairs
 
 
 def _weights(folder: Path) -> Path:

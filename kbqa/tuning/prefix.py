@@ -47,6 +47,7 @@ class PrefixEncoder(nn.Module):
 class PrefixTuning(nn.Module):
     """A frozen decoder and the prefix that is learnt in front of it."""
 
+    is_parallelizable = model_parallel = True  # for the Trainer: one GPU, and no copies on others
     method = "p-tuning"
 
     def __init__(self, decoder: Decoder, tokens: int, projection: bool, dropout: float = DROPOUT) -> None:
