@@ -24,7 +24,7 @@ STAMP = VENV / "kbqa-setup.json"  # what is installed: the digest of pyproject.t
 SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 
-DEV_EXTRAS = ("test", "dev", "st", "langchain", "ocr", "transformers", "glm")
+DEV_EXTRAS = ("test", "dev", "st", "langchain", "ocr", "transformers", "glm", "tune")
 # The embedding models need torch. Named exactly, pip takes the CPU build where one is offered; a looser requirement,
 # such as the one sentence-transformers has, can bring gigabytes of CUDA libraries that nothing here uses.
 TORCH = "torch==2.13.0"
