@@ -11,9 +11,9 @@ import re
 import time
 from collections.abc import Generator as Generating
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kbqa.config import PromptConfig, RetrievalConfig
 from kbqa.documents import LangChainDocument, from_langchain
@@ -41,6 +41,7 @@ from kbqa.types import (
 
 __all__ = ["KnowledgeBase"]
 
+T = TypeVar("T")
 _REFUSAL_SIGNS = re.compile(r"无法回答|无法根据|没有提及|未提及|没有相关信息|cannot (be answered|answer)")
 SHORT_REFUSAL = 60  # characters: a longer text that says 无法回答 somewhere also says something else
 LEAST = 100  # characters of the best passage: with fewer, it is no passage any more
@@ -84,13 +85,16 @@ class KnowledgeBase:
         Behind the pieces that complete a sentence comes that Sentence, checked; the Answer has them all once more.
         `options` are further fields of the GenerationRequest, such as temperature and max_tokens.
         """
-        start = time.perf_counter()
-        found = self.retriever.search(question, history=history)
+        start, stages = time.perf_counter(), _Stages()
+        with stages.of("retrieve"):
+            found = self.retriever.search(question, history=history)
         if found.confidence < self.retrieval.min_confidence or not found.hits:
             yield Piece(REFUSAL)
-            yield Answer(question, REFUSAL, (), found.hits, False, found.confidence, time.perf_counter() - start)
+            took = time.perf_counter() - start
+            yield Answer(question, REFUSAL, (), found.hits, False, found.confidence, took, stages=stages.seconds)
             return
-        passages = expand(found.hits, self.store, self.retrieval.neighbours)
+        with stages.of("retrieve"):
+            passages = expand(found.hits, self.store, self.retrieval.neighbours)
         shown, prompt = self._filled(question, [text for text, _ in passages], options or {})
         request = GenerationRequest(
             messages=messages(prompt, history, self.prompt.history_turns),
@@ -105,13 +109,13 @@ class KnowledgeBase:
         # A generator function's stream can be closed, which cancels the work; a plain iterator has nothing to cancel.
         pieces, end = self.generator.stream(request), Piece()
         with closing(pieces) if isinstance(pieces, Generating) else nullcontext():
-            for piece in pieces:
+            for piece in stages.each("generate", pieces):
                 if piece.finish:
                     end = piece
                 if piece.text:
                     yield piece
-                    yield from proof.add(piece.text)
-        yield from proof.end()
+                    yield from stages.each("check", proof.add(piece.text))
+        yield from stages.each("check", proof.end())
         text = proof.text
         if not text:
             yield Piece(REFUSAL)
@@ -128,6 +132,7 @@ class KnowledgeBase:
             cut_off=end.finish == "length",
             prompt_tokens=end.prompt_tokens,
             completion_tokens=end.completion_tokens,
+            stages=stages.seconds,
         )
 
     def _filled(self, question: str, passages: Sequence[str], options: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -154,6 +159,31 @@ class KnowledgeBase:
 
 def _refuses(text: str) -> bool:
     return REFUSAL in text or (len(text) <= SHORT_REFUSAL and _REFUSAL_SIGNS.search(text) is not None)
+
+
+class _Stages:
+    """Seconds spent in each named stage, without those in which nobody asked for more."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def each(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        following = iter(items)
+        while True:
+            with self.of(name):
+                try:
+                    item = next(following)
+                except StopIteration:
+                    return
+            yield item
 
 
 class _Proof:

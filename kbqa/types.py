@@ -36,10 +36,12 @@ __all__ = [
     "Generator",
     "Hit",
     "IngestReport",
+    "Load",
     "Measuring",
     "Message",
     "Origin",
     "Piece",
+    "Queued",
     "Reranker",
     "Sentence",
     "Turn",
@@ -192,7 +194,8 @@ class Answer:
     """`grounded` is False when the documents do not tell: then `text` is a refusal, and nothing is cited or checked.
 
     `sentences` are those that say something: no list numbers, table rules or white space. `cut_off`: the generator had
-    to stop at its limit. The token counts are 0 where it does not know them.
+    to stop at its limit. The token counts are 0 where it does not know them. `stages`: the seconds that retrieve,
+    generate and check took, of those that there were.
     """
 
     question: str
@@ -206,6 +209,7 @@ class Answer:
     cut_off: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    stages: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 FileStatus = Literal["added", "updated", "unchanged", "removed", "failed", "skipped"]
@@ -319,6 +323,24 @@ class Measuring(Protocol):
     def fits(self, request: GenerationRequest) -> bool:
         """Whether what must stay of it (the last question, system messages, tools) leaves room for the answer."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many requests a model works on and how many wait, and how many of both there may be."""
+
+    running: int
+    waiting: int
+    slots: int
+    places: int
+
+
+@runtime_checkable
+class Queued(Protocol):
+    """A generator with a queue of its own."""
+
+    @property
+    def load(self) -> Load: ...
 
 
 class Embedder(Protocol):

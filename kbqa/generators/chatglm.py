@@ -16,7 +16,7 @@ from uuid import uuid4
 from kbqa.chatglm.hub import find_model
 from kbqa.errors import ModelError
 from kbqa.generators.stopping import Stopper
-from kbqa.types import GenerationRequest, Piece
+from kbqa.types import GenerationRequest, Load, Piece
 
 if TYPE_CHECKING:
     from kbqa.chatglm.architecture import DType, Family
@@ -82,6 +82,11 @@ class ChatGLMGenerator:
         model, engine = self._ready()
         messages = from_messages(request.messages, request.tools)
         return least(model.tokenizer, messages) <= self._room(engine, request) - len(_begun(model, request))
+
+    @property
+    def load(self) -> Load:
+        running, waiting = self._loaded[1].load if self._loaded else (0, 0)
+        return Load(running, waiting, self._slots, self._waiting)
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         from kbqa.chatglm.engine import Ended, Job

@@ -24,7 +24,7 @@ from kbqa.errors import BeyondModel, ConfigError, GeneratorError, ModelError
 from kbqa.generators.stopping import Stopper
 from kbqa.generators.turns import Turns
 from kbqa.importing import is_out_of_memory, one_line
-from kbqa.types import GenerationRequest, Message, Piece
+from kbqa.types import GenerationRequest, Load, Message, Piece
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +82,10 @@ class TransformersGenerator:
         while (shorter := _without_oldest_turn(messages)) != messages:
             messages = shorter
         return model.fits(model.prompt(messages, self._options), request.max_tokens or self._max_tokens)
+
+    @property
+    def load(self) -> Load:
+        return self._turns.load
 
     def stream(self, request: GenerationRequest) -> Iterator[Piece]:
         if request.tools or request.response_schema is not None or request.adapter or _speaks_of_tools(request):

@@ -10,6 +10,7 @@ from threading import Event, Lock
 
 from kbqa.cancellation import Cancellation
 from kbqa.errors import GeneratorBusy, GeneratorError
+from kbqa.types import Load
 
 __all__ = ["Turns"]
 
@@ -25,6 +26,11 @@ class Turns:
         self._waiting = waiting
         self._line: deque[Event] = deque()  # the first one has its turn
         self._lock = Lock()
+
+    @property
+    def load(self) -> Load:
+        inside = len(self._line)
+        return Load(min(inside, 1), max(inside - 1, 0), 1, self._waiting)
 
     @contextmanager
     def turn(self, deadline: float | None, cancellation: Cancellation) -> Iterator[None]:

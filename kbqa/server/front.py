@@ -96,6 +96,7 @@ class Front:
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._service.metrics.requests.labels(route, method, str(status)).inc()
         self._service.metrics.request_seconds.labels(route).observe(seconds)
+        self._service.metrics.count_tokens(route, trace.prompt_tokens, trace.completion_tokens)
         fields: dict[str, Any] = {
             "request": trace.id,
             "method": scope["method"],
@@ -106,6 +107,8 @@ class Front:
             "client": (scope.get("client") or ("",))[0],
             "who": trace.who,
             "base": trace.base,
+            "prompt_tokens": trace.prompt_tokens or None,
+            "completion_tokens": trace.completion_tokens or None,
             "error": trace.error,
         }
         log.info("request", extra={"fields": {key: value for key, value in fields.items() if value is not None}})

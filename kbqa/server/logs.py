@@ -30,6 +30,8 @@ class Trace:
     started: float = field(default_factory=time.perf_counter)
     who: str | None = None  # the name of the key; None where nobody has asked for it yet
     base: str | None = None
+    prompt_tokens: int = 0  # of a finished answer, where the model tells them
+    completion_tokens: int = 0
     error: str | None = None  # also one that came after the status was sent
     at_end: list[Callable[[], None]] = field(default_factory=list)  # called when the whole answer is sent
 

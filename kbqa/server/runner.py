@@ -141,12 +141,12 @@ class Runner:
 
     def _work(self, together: Sequence[Job]) -> None:
         try:
-            files = _Run(together, self._jobs, self._home, self._stopping).to_its_end()
-            for status, count in files.items():
-                self._metrics.files.labels(status).inc(count)
+            begun = time.monotonic()
+            _Run(together, self._jobs, self._home, self._stopping, self._metrics).to_its_end()
             for job in together:
                 if (state := self._jobs.get(job.id).state) in ENDED:
                     self._metrics.jobs.labels(job.kind, state).inc()
+                    self._metrics.job_seconds.labels(job.kind).observe(time.monotonic() - begun)
         except Exception as error:  # noqa: BLE001  (a job must not stay "running", whatever happened)
             log.error(f"job {together[0].id} broke down", exc_info=error)
             del self._busy[together[0].base]
@@ -211,18 +211,19 @@ class _Share:
 class _Run:
     """Jobs that are done in one go, mostly one, and the process that does them."""
 
-    def __init__(self, together: Sequence[Job], jobs: Jobs, home: Home, stopping: threading.Event) -> None:
+    def __init__(
+        self, together: Sequence[Job], jobs: Jobs, home: Home, stopping: threading.Event, metrics: Metrics
+    ) -> None:
         self._shares = [_Share(job) for job in together]
         self._first = together[0]
         self._jobs = jobs
         self._home = home
         self._stopping = stopping
-        self._counts: Counter[str] = Counter()
+        self._metrics = metrics
         self._note = ""
         self._end: Mapping[str, Any] = {}
 
-    def to_its_end(self) -> Mapping[str, int]:
-        """How many files there were, by status."""
+    def to_its_end(self) -> None:
         with tempfile.TemporaryFile() as said:
             process = self._start(said)
             try:
@@ -231,7 +232,6 @@ class _Run:
                 _kill(process)
                 process.wait()
             self._finish(parting, process.returncode, said)
-        return self._counts
 
     def _start(self, said: IO[bytes]) -> subprocess.Popen[bytes]:
         """It imports from where this process does, and not from the current folder. With those that it starts it is a
@@ -313,7 +313,7 @@ class _Run:
                     share.begin(source)
             case {"file": fields}:
                 file = JobFile(**fields)
-                self._counts[file.status] += 1
+                self._metrics.count_file(file.status, file.chunks, file.seconds)
                 for share in self._shares:
                     share.end(file)
             case {"waiting": why}:

@@ -31,6 +31,7 @@ __all__ = ["application", "serve"]
 IN_PROCESS = ("chatglm", "transformers")  # kinds of generators that hold a model's weights
 WITH_TORCH = (*IN_PROCESS, "sentence-transformers")
 BACKLOG = 2048
+HUNG = 60  # seconds in which one of several processes must start, and answer the one that looks after it
 
 
 def serve(home: Home, config: Config, workers: int, say: Callable[[str], None]) -> None:
@@ -142,7 +143,7 @@ def _address(listener: socket.socket) -> str:
 
 
 def _settings(config: Config, workers: int) -> uvicorn.Config:
-    return uvicorn.Config(
+    settings = uvicorn.Config(
         "kbqa.server.serve:application",
         factory=True,
         workers=workers,
@@ -154,6 +155,8 @@ def _settings(config: Config, workers: int) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_graceful_shutdown=config.server.shutdown_seconds,
     )
+    settings.timeout_worker_healthcheck = HUNG  # not a parameter in all versions
+    return settings
 
 
 def _serve_alone(home: Home, config: Config, listener: socket.socket, started: Callable[[], None]) -> None:

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from kbqa.cancellation import Cancellation
 from kbqa.config import ingest_command
-from kbqa.errors import Cancelled, ConfigError, KbqaError, KnowledgeBaseClosed, KnowledgeBaseError, UnknownKnowledgeBase
+from kbqa.errors import (
+    Cancelled,
+    ConfigError,
+    GeneratorBusy,
+    KbqaError,
+    KnowledgeBaseClosed,
+    KnowledgeBaseError,
+    UnknownKnowledgeBase,
+)
 from kbqa.fields import base_fields, passport_fields
 from kbqa.registry import FILE, Database, FeedbackLog, Jobs, KeyRing
 from kbqa.server.auth import Door
@@ -62,7 +70,7 @@ class Service:
         self.jobs = Jobs(self.database)
         self.feedback = FeedbackLog(self.database)
         self.door = Door(self.keys, self.config)
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.generator, self.jobs.pending)
         self.runner = Runner(self.jobs, installation.home, self.metrics)
         audit = self.config.audit_log
         self.audit = AuditLog(installation.home.folder / audit if audit else None, self.config.log_questions)
@@ -224,12 +232,17 @@ class Service:
             asked = {**(options or {}), "cancellation": given_up}
             return self._answer(trace, base, question, history, asked)
 
-        return await Feed.start(make, self._places)
+        return await self._feed(make)
+
+    async def _feed(self, make: Callable[[Cancellation], Iterator[T]]) -> Feed[T]:
+        with self.metrics.under_way.labels("waiting").track_inprogress():
+            return await Feed.start(make, self._places)
 
     def _answer(
         self, trace: Trace, base: str, question: str, history: Sequence[Turn], options: Mapping[str, Any]
     ) -> Iterator[Part]:
         start, spoken, outcome = time.perf_counter(), False, "cancelled"
+        (writing := self.metrics.under_way.labels("writing")).inc()
         try:
             with self._asking(base), closing(self._parts(base, question, history, options)) as parts:
                 for part in parts:
@@ -239,15 +252,18 @@ class Service:
                     if isinstance(part, Answer):
                         outcome = "grounded" if part.grounded else "refused"
                         self.metrics.stage_seconds.labels("answer").observe(time.perf_counter() - start)
+                        self.metrics.count_stages(part)
+                        trace.prompt_tokens, trace.completion_tokens = part.prompt_tokens, part.completion_tokens
                         documents = list(dict.fromkeys(citation.source for citation in part.citations))
                         self.audit.write(trace, "ask", base, question, documents=documents, grounded=part.grounded)
                     yield part
         except Cancelled:
             raise
-        except Exception:
-            outcome = "failed"
+        except Exception as error:
+            outcome = _outcome(error)
             raise
         finally:
+            writing.dec()
             self.metrics.answers.labels(outcome).inc()
 
     def _parts(
@@ -262,12 +278,11 @@ class Service:
 
     async def write(self, trace: Trace, request: GenerationRequest) -> Feed[Piece | Written]:
         """What the generator says without documents, all of it once more at the end. Whoever asked for it closes it."""
-        return await Feed.start(
-            lambda given_up: self._write(trace, replace(request, cancellation=given_up)), self._places
-        )
+        return await self._feed(lambda given_up: self._write(trace, replace(request, cancellation=given_up)))
 
     def _write(self, trace: Trace, request: GenerationRequest) -> Iterator[Piece | Written]:
         start, outcome, said = time.perf_counter(), "cancelled", list[Piece]()
+        (writing := self.metrics.under_way.labels("writing")).inc()
         try:
             pieces = self.generator.stream(request)
             with closing(pieces) if isinstance(pieces, Generating) else nullcontext():
@@ -279,13 +294,16 @@ class Service:
             outcome = "written"
             self.metrics.stage_seconds.labels("answer").observe(time.perf_counter() - start)
             self.audit.write(trace, "chat", None, request.messages[-1].content)
-            yield _whole(said)
+            whole = _whole(said)
+            trace.prompt_tokens, trace.completion_tokens = whole.prompt_tokens, whole.completion_tokens
+            yield whole
         except Cancelled:
             raise
-        except Exception:
-            outcome = "failed"
+        except Exception as error:
+            outcome = _outcome(error)
             raise
         finally:
+            writing.dec()
             self.metrics.answers.labels(outcome).inc()
 
     def warm(self) -> None:
@@ -300,6 +318,10 @@ class Service:
         """Raises what is in the way of answering: keys that cannot be read, a folder that is not there any more."""
         self.keys.by_digest()
         self.installation.bases()
+
+
+def _outcome(error: Exception) -> str:
+    return "busy" if isinstance(error, GeneratorBusy) else "failed"
 
 
 def _whole(said: Sequence[Piece]) -> Written:
