@@ -83,7 +83,7 @@ def evaluate(
     from kbqa.tuning.preprocess import Limits
     from kbqa.tuning.report import check_libraries
 
-    folders = [folder for path in checkpoints for folder in found_in(path)]
+    folders = list(dict.fromkeys(folder.resolve() for path in checkpoints for folder in found_in(path)))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already; name a new folder with --out, or remove it first")
     rows = _sampled(read_rows(data, Columns(prompt_column, response_column, history_column)), limit, seed)

@@ -211,6 +211,6 @@ def _names(folders: Sequence[Path]) -> list[str]:
     paths = [folder.resolve() for folder in folders]
     for parts in range(1, 64):
         names = ["/".join(path.parts[-parts:]) for path in paths]
-        if len(set(names)) == len(names):
+        if len({BASE, *names}) > len(names):
             break
     return names
