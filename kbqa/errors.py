@@ -11,7 +11,8 @@
      │   └─ IndexMismatch    built with another embedder, splitter or format
      ├─ RegistryError        vectorstore/kbqa.sqlite, where keys, jobs and feedback are kept, cannot be used
      │   ├─ UnknownJob
-     │   └─ UnknownFeedback
+     │   ├─ UnknownFeedback
+     │   └─ UnknownConversation
      ├─ QuestionError        the question itself cannot be asked
      ├─ Cancelled            nobody waits for the answer any more
      ├─ TuningError          training stopped, or cannot begin
@@ -40,6 +41,7 @@ __all__ = [
     "QuestionError",
     "RegistryError",
     "TuningError",
+    "UnknownConversation",
     "UnknownFeedback",
     "UnknownJob",
     "UnknownKnowledgeBase",
@@ -102,16 +104,20 @@ class UnknownFeedback(RegistryError):
     """No feedback of that id that this key may change."""
 
 
+class UnknownConversation(RegistryError):
+    """No conversation, or message of one, of that id that is this key's and user's."""
+
+
 class QuestionError(KbqaError):
     """The question is empty or too long."""
 
 
-class TuningError(KbqaError):
-    """Training cannot begin, or stopped; what it saved before stays."""
-
-
 class Cancelled(KbqaError):
     """Whoever asked has said, from another thread, that the answer is not wanted any more."""
+
+
+class TuningError(KbqaError):
+    """Training cannot begin, or stopped; what it saved before stays."""
 
 
 class GeneratorError(KbqaError):

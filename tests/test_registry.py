@@ -12,8 +12,21 @@ from dataclasses import replace
 
 import pytest
 
-from kbqa.errors import ConfigError, KnowledgeBaseBusy, RegistryError, UnknownFeedback, UnknownJob
-from kbqa.registry import FILE, Database, Feedback, FeedbackLog, JobFile, Jobs, KeyRing, Progress, expiry
+from kbqa.errors import ConfigError, KnowledgeBaseBusy, RegistryError, UnknownConversation, UnknownFeedback, UnknownJob
+from kbqa.registry import (
+    FILE,
+    Conversation,
+    Conversations,
+    Database,
+    Feedback,
+    FeedbackLog,
+    JobFile,
+    Jobs,
+    KeyRing,
+    Progress,
+    Round,
+    expiry,
+)
 from kbqa.registry.database import MIGRATIONS
 from kbqa.registry.keys import digest
 
@@ -405,10 +418,21 @@ def test_the_newest_feedback_is_kept_and_all_of_it_read_page_by_page(feedback, m
     assert [found.question for found in feedback.all()] == list("34567")
 
 
+def test_feedback_can_be_taken_back_by_the_key_that_gave_it(feedback):
+    kept, gone = liked(), liked(rating="down")
+    for given in (kept, gone):
+        feedback.add(given)
+    assert feedback.ratings([kept.id, gone.id, "nix"]) == {kept.id: "up", gone.id: "down"}
+    feedback.remove(kept.id, "财务")
+    feedback.remove(gone.id, "人事")
+    assert feedback.ratings([kept.id, gone.id]) == {kept.id: "up"}
+    assert feedback.ratings([]) == {}
+
+
 def test_a_registry_of_an_earlier_version_is_brought_up_to_date_with_what_it_holds(path):
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as earlier:
-        for statement in (*MIGRATIONS[0], *MIGRATIONS[1]):
+        for statement in (*MIGRATIONS[0], *MIGRATIONS[1]):  # before there was feedback
             earlier.execute(statement)
         earlier.execute("INSERT INTO keys VALUES ('app', 'd', 'h', 'read', NULL, 0, NULL)")
         earlier.execute("PRAGMA user_version = 2")
@@ -418,3 +442,107 @@ def test_a_registry_of_an_earlier_version_is_brought_up_to_date_with_what_it_hol
     assert [key.name for key in KeyRing(database).all()] == ["app"]
     assert len(list(FeedbackLog(database).all())) == 1
     database.close()
+
+
+# --- conversations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def conversations(database):
+    return Conversations(database)
+
+
+def talk(conversations, *questions, who="app", user="张三", name="", **fields):
+    """A conversation in which these questions were asked; the answers are the questions in brackets."""
+    begun = Conversation("制度", who, user, name or "谈话", **fields)
+    conversations.start(begun)
+    for question in questions:
+        conversations.add(Round(begun.id, question, f"({question})", f"({question})[1]", (CITED,)))
+    return begun
+
+
+def asked(rounds):
+    return [round.question for round in rounds]
+
+
+def test_a_conversation_is_kept_as_it_was_held(conversations):
+    begun = talk(conversations, "年假？", "病假？", inputs={"kb": "制度"})
+    found = conversations.get(begun.id, "app", "张三")
+    assert replace(found, updated_at=begun.updated_at) == begun
+    assert found.updated_at >= begun.updated_at
+    assert conversations.turns(begun.id, 10) == [("年假？", "(年假？)"), ("病假？", "(病假？)")]
+    assert conversations.turns(begun.id, 1) == [("病假？", "(病假？)")]
+    first, second = conversations.rounds(begun.id, "app", "张三", 10)
+    assert (first.told, first.citations, second.question) == ("(年假？)[1]", (CITED,), "病假？")
+    assert conversations.round(second.id, "app", "张三") == (second, found)
+    assert conversations.first_question(begun.id, "app", "张三") == "年假？"
+    conversations.start(begun)
+    assert len(conversations.rounds(begun.id, "app", "张三", 10)) == 2, "begun twice, it is still one"
+
+
+@pytest.mark.parametrize("owner", [("app", "李四"), ("other", "张三")])
+def test_a_conversation_is_its_keys_and_users_alone(conversations, owner):
+    begun = talk(conversations, "年假？")
+    (round,) = conversations.rounds(begun.id, "app", "张三", 10)
+    ways = [
+        lambda: conversations.get(begun.id, *owner),
+        lambda: conversations.rounds(begun.id, *owner, 10),
+        lambda: conversations.round(round.id, *owner),
+        lambda: conversations.rename(begun.id, *owner, "meins"),
+        lambda: conversations.remove(begun.id, *owner),
+        lambda: conversations.all(*owner, 10, after=begun.id),
+        lambda: conversations.first_question(begun.id, *owner),
+    ]
+    for way in ways:
+        with pytest.raises(UnknownConversation) as refused:
+            way()
+        assert round.id not in str(refused.value) or begun.id not in str(refused.value)
+    assert conversations.all(*owner, 10) == []
+    assert conversations.get(begun.id, "app", "张三").name == "谈话"
+
+
+def test_conversations_are_listed_in_each_order_page_by_page(conversations):
+    old, mid, new = (
+        talk(conversations, name=name, created_at=at, updated_at=at)
+        for name, at in zip("甲乙丙", (1, 2, 3), strict=True)
+    )
+    conversations.add(Round(old.id, "还有？", "有。", "有。", created_at=9))
+    names = {
+        order: "".join(one.name for one in conversations.all("app", "张三", 9, order=order))
+        for order in ("created_at", "-created_at", "updated_at", "-updated_at")
+    }
+    assert names == {"created_at": "甲乙丙", "-created_at": "丙乙甲", "updated_at": "乙丙甲", "-updated_at": "甲丙乙"}
+    assert [one.name for one in conversations.all("app", "张三", 1, after=new.id)] == ["乙"]
+    assert [one.name for one in conversations.all("app", "张三", 9, after=old.id, order="created_at")] == ["乙", "丙"]
+    assert conversations.all("app", "张三", 9, after=mid.id) == []
+
+
+def test_rounds_are_read_backwards_page_by_page(conversations):
+    begun = talk(conversations, *"12345")
+    last = conversations.rounds(begun.id, "app", "张三", 2)
+    before = conversations.rounds(begun.id, "app", "张三", 2, before=last[0].id)
+    assert (asked(last), asked(before)) == (["4", "5"], ["2", "3"])
+    other = talk(conversations, "x")
+    (foreign,) = conversations.rounds(other.id, "app", "张三", 2)
+    with pytest.raises(UnknownConversation, match="no message"):
+        conversations.rounds(begun.id, "app", "张三", 2, before=foreign.id)
+
+
+def test_a_conversation_that_is_removed_takes_its_rounds_with_it(conversations, database):
+    begun = talk(conversations, "年假？")
+    conversations.remove(begun.id, "app", "张三")
+    conversations.add(Round(begun.id, "late", "", ""))
+    with database.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM rounds").fetchone() == (0,)
+
+
+def test_the_last_rounds_and_each_keys_last_conversations_are_kept(conversations, monkeypatch):
+    monkeypatch.setattr("kbqa.registry.conversations.KEPT_ROUNDS", 3)
+    monkeypatch.setattr("kbqa.registry.conversations.KEPT", 2)
+    begun = talk(conversations, *"12345")
+    assert asked(conversations.rounds(begun.id, "app", "张三", 10)) == ["3", "4", "5"]
+    theirs = talk(conversations, who="other")
+    for name in "ab":
+        talk(conversations, name=name)
+    assert [one.name for one in conversations.all("app", "张三", 9)] == ["b", "a"]
+    assert conversations.get(theirs.id, "other", "张三"), "those of another key are not counted"

@@ -1,5 +1,7 @@
 """What belongs to the whole installation and not to one base: vectorstore/kbqa.sqlite."""
 
+from kbqa.registry.adapters import Adapter, Adapters, Served
+from kbqa.registry.conversations import Conversation, Conversations, Round
 from kbqa.registry.database import FILE, Database
 from kbqa.registry.feedback import RATINGS, Feedback, FeedbackLog, Rating
 from kbqa.registry.jobs import ENDED, Job, JobFile, Jobs, JobState, Progress
@@ -10,6 +12,10 @@ __all__ = [
     "FILE",
     "RATINGS",
     "SCOPES",
+    "Adapter",
+    "Adapters",
+    "Conversation",
+    "Conversations",
     "Database",
     "Feedback",
     "FeedbackLog",
@@ -22,6 +28,8 @@ __all__ = [
     "NewKey",
     "Progress",
     "Rating",
+    "Round",
     "Scope",
+    "Served",
     "expiry",
 ]

@@ -58,6 +58,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created_at REAL NOT NULL
         )""",
     ),
+    (
+        """CREATE TABLE conversations (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, base TEXT NOT NULL, who TEXT NOT NULL,
+            user TEXT NOT NULL, name TEXT NOT NULL, inputs TEXT NOT NULL,
+            created_at REAL NOT NULL, updated_at REAL NOT NULL
+        )""",
+        "CREATE INDEX conversations_by_owner ON conversations (who, user, updated_at)",
+        """CREATE TABLE rounds (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,
+            conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            question TEXT NOT NULL, answer TEXT NOT NULL, told TEXT NOT NULL, citations TEXT NOT NULL,
+            created_at REAL NOT NULL
+        )""",
+        "CREATE INDEX rounds_by_conversation ON rounds (conversation, number)",
+    ),
+    (
+        """CREATE TABLE adapters (
+            name TEXT PRIMARY KEY, folder TEXT NOT NULL, method TEXT NOT NULL, base TEXT NOT NULL,
+            source TEXT NOT NULL, is_default INTEGER NOT NULL, promoted_at REAL NOT NULL
+        )""",
+    ),
 )
 
 

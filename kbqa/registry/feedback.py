@@ -79,6 +79,19 @@ class FeedbackLog:
         if not changed:
             raise UnknownFeedback(f"there is no feedback {feedback.id!r} of yours on {feedback.base}")
 
+    def remove(self, id: str, who: str) -> None:
+        """Nothing, when there is none of that id that this key gave."""
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM feedback WHERE id = ? AND who = ?", (id, who))
+
+    def ratings(self, ids: Sequence[str]) -> dict[str, Rating]:
+        """Of those of `ids` that there are."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT id, rating FROM feedback WHERE id IN ({', '.join('?' * len(ids))})", list(ids)
+            ).fetchall()
+        return dict(rows)
+
     def all(
         self, base: str | None = None, rating: Rating | None = None, since: float | None = None
     ) -> Iterator[Feedback]:

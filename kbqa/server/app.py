@@ -15,9 +15,10 @@ from starlette.responses import HTMLResponse, Response
 
 from kbqa import __version__
 from kbqa.errors import KbqaError
-from kbqa.server import chatglm, documents, feedback, jobs, native, openai
+from kbqa.server import chatglm, dify, dify_knowledge, documents, feedback, jobs, native, openai
 from kbqa.server.apipage import api_page
 from kbqa.server.auth import allow
+from kbqa.server.dify_shapes import dify_shape
 from kbqa.server.errors import Shapes, problem_of, shaped
 from kbqa.server.front import Front
 from kbqa.server.logs import log
@@ -27,10 +28,23 @@ from kbqa.server.service import Service
 
 __all__ = ["create_app"]
 
-ROUTERS = (native.router, documents.router, jobs.router, feedback.router, openai.router, chatglm.router)
+ROUTERS = (
+    native.router,
+    documents.router,
+    jobs.router,
+    feedback.router,
+    openai.router,
+    chatglm.router,
+    dify.router,
+    dify_knowledge.router,
+)
 
 # How errors look where a dialect has a shape of its own, by how the path begins.
-SHAPES: Shapes = dict.fromkeys(("/v1/models", "/v1/chat/completions", "/v1/embeddings"), openai.openai_shape)
+SHAPES: Shapes = {
+    **dict.fromkeys(("/v1/models", "/v1/chat/completions", "/v1/embeddings"), openai.openai_shape),
+    **dict.fromkeys(dify.PATHS, dify_shape),
+    "/retrieval": dify_knowledge.knowledge_shape,
+}
 
 
 def create_app(service: Service) -> FastAPI:

@@ -21,7 +21,7 @@ from fastapi import Request
 
 from kbqa.registry import SCOPES, Key, KeyRing, Scope
 from kbqa.registry.keys import digest
-from kbqa.server.errors import Forbidden, TooManyRequests, Unauthorized
+from kbqa.server.errors import Forbidden, NoKey, TooManyRequests, Unauthorized
 
 if TYPE_CHECKING:
     from kbqa.config import ServerConfig
@@ -97,7 +97,7 @@ class Door:
             return Caller(NOBODY, "admin", None)
         secret = _secret(request)
         if secret is None:
-            raise Unauthorized("this service needs a key: send the header Authorization: Bearer <key>")
+            raise NoKey("this service needs a key: send the header Authorization: Bearer <key>")
         key = keys.get(digest(secret))
         if key is None:
             raise Unauthorized("there is no such key; it may have been revoked")

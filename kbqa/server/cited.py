@@ -31,7 +31,9 @@ class Cited:
     What looks like a marker in a document or in a model's words gets other brackets: [1] is always one of ours.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sources: bool = True) -> None:
+        """`sources`: whether the list of them is part of the text."""
+        self._sources = sources
         self._text = ""
         self._told = 0  # how much of it
         self._citations: dict[int, Citation] = {}
@@ -53,11 +55,11 @@ class Cited:
                 self._citations |= {citation.marker: citation for citation in part.citations}
                 return between + _marked(part)
             case Answer():
-                return _widened(part.text[self._told :]) + _sources(self.citations)
+                return _widened(part.text[self._told :]) + (_sources(self.citations) if self._sources else "")
 
 
-def whole_text(answer: Answer) -> str:
-    cited = Cited()
+def whole_text(answer: Answer, sources: bool = True) -> str:
+    cited = Cited(sources)
     parts: tuple[Part, ...] = (Piece(answer.text), *answer.sentences, answer)
     return "".join(cited.add(part) for part in parts)
 

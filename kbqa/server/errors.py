@@ -25,14 +25,17 @@ from kbqa.errors import (
     KnowledgeBaseClosed,
     QuestionError,
     RegistryError,
+    UnknownConversation,
     UnknownFeedback,
     UnknownJob,
     UnknownKnowledgeBase,
 )
 
 __all__ = [
+    "BadRequest",
     "Conflict",
     "Forbidden",
+    "NoKey",
     "NotFound",
     "NotStored",
     "Overloaded",
@@ -55,13 +58,24 @@ AGAIN = 5  # seconds after which somebody who was told that all is busy may try 
 class RequestError(KbqaError):
     """The request cannot be granted as it is, whatever it asks."""
 
+    type = ""  # else the name of the class
     status = 400
     headers: Mapping[str, str] = {}
+
+
+class BadRequest(RequestError):
+    pass
 
 
 class Unauthorized(RequestError):
     status = 401
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
+
+
+class NoKey(Unauthorized):
+    """None was sent, or not as keys are sent."""
+
+    type = "Unauthorized"
 
 
 class Forbidden(RequestError):
@@ -106,12 +120,13 @@ class NotStored(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as a client gets to know it. `type` is a word that a program can test."""
+    """An error as a client gets to know it. `type` is a word that a program can test; `error` is for shapes."""
 
     status: int
     type: str
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    error: BaseException | None = None
 
 
 Shape = Callable[[Problem], Any]  # the JSON that says it
@@ -123,6 +138,7 @@ _STATUS: tuple[tuple[type[KbqaError], int], ...] = (
     (UnknownKnowledgeBase, 404),
     (UnknownJob, 404),
     (UnknownFeedback, 404),
+    (UnknownConversation, 404),
     (DocumentError, 422),
     (KnowledgeBaseBusy, 503),
     (KnowledgeBaseClosed, 503),
@@ -148,7 +164,8 @@ def problem_of(error: BaseException) -> Problem:
     """What `error` is to a client. Of one that nobody foresaw it is told nothing but that it happened."""
     match error:
         case RequestError():
-            return Problem(error.status, type(error).__name__, str(error), error.headers)
+            name = error.type or type(error).__name__
+            return Problem(error.status, name, str(error), error.headers, error)
         case KbqaError():
             status = next(status for kind, status in _STATUS if isinstance(error, kind))
             busy = isinstance(error, GeneratorBusy | KnowledgeBaseBusy | KnowledgeBaseClosed)

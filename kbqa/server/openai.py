@@ -6,19 +6,16 @@ What a request asks for and cannot be given is refused, never left out in silenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from kbqa.server import openai_shapes as shapes
 from kbqa.server.auth import Caller, allow
-from kbqa.server.errors import RequestError, problem_of
-from kbqa.server.openai_shapes import BARE, BASE, BadRequest, ChatRequest, EmbeddingsRequest, OpenAIError, openai_shape
-from kbqa.server.request import ERRORS, Json, service_of, trace_of
+from kbqa.server.errors import BadRequest, RequestError
+from kbqa.server.openai_shapes import BARE, BASE, ChatRequest, EmbeddingsRequest, OpenAIError, openai_shape
+from kbqa.server.request import ERRORS, EVENTS, BadRequestRoute, Json, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.server.stream import event_stream, last
 
@@ -29,27 +26,10 @@ class UnknownModel(RequestError):
     status = 404
 
 
-class _Route(APIRoute):
-    """A request that is not as it should be has status 400 here."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handled(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except RequestValidationError as error:
-                raise BadRequest(problem_of(error).message) from None
-            except RecursionError:
-                raise BadRequest("the body is nested too deeply") from None
-
-        return handled
-
-
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {**said, "model": OpenAIError} for status, said in ERRORS.items()}
 _LOOKING = {status: said for status, said in _ERRORS.items() if status not in (400, 408, 413, 502)}
 
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=_Route)
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=BadRequestRoute)
 Reader = Annotated[Caller, Depends(allow("read"))]
 
 
@@ -100,7 +80,7 @@ def _check_bare(model: str, service: Service) -> None:
 
 _STREAM = {
     "description": "A chat.completion; or, with `stream`, chat.completion.chunk objects as events, then [DONE].",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": EVENTS,
 }
 
 

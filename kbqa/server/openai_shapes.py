@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from kbqa.fields import citation_fields
 from kbqa.prompt import checked
 from kbqa.server.cited import Cited, plain, whole_text
-from kbqa.server.errors import Problem, RequestError, problem_of
+from kbqa.server.errors import BadRequest, Problem, problem_of
 from kbqa.server.logs import Trace, log
 from kbqa.server.request import Text
 from kbqa.server.service import Part, Written
@@ -31,7 +31,6 @@ __all__ = [
     "BASE",
     "DONE",
     "AnswerEvents",
-    "BadRequest",
     "ChatRequest",
     "EmbeddingsRequest",
     "OpenAIError",
@@ -71,10 +70,6 @@ UNABLE: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "web_search_options": (),
 }
-
-
-class BadRequest(RequestError):
-    pass
 
 
 # --- what comes in ----------------------------------------------------------------------------------------------------

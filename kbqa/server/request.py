@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
+from kbqa.server.errors import BadRequest, problem_of
 from kbqa.server.logs import Trace
 
 if TYPE_CHECKING:
     from kbqa.server.service import Service
 
-__all__ = ["ERRORS", "Error", "Json", "Text", "service_of", "trace_of"]
+__all__ = ["ERRORS", "EVENTS", "BadRequestRoute", "Error", "Json", "Text", "service_of", "trace_of"]
 
 
 def service_of(request: Request) -> Service:
@@ -40,6 +44,35 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+class BadRequestRoute(APIRoute):
+    """For dialects in which a request that is not as it should be has status 400, whatever is wrong with it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                raise BadRequest(problem_of(error).message) from None
+            except RecursionError:
+                raise BadRequest("the body is nested too deeply") from None
+
+        return handled
+
+
+# Server-Sent Events, as OpenAPI tells of each of them.
+EVENTS: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
+            "required": ["data"],
+        }
+    }
+}
 
 
 class ErrorFields(BaseModel):

@@ -27,12 +27,13 @@ from kbqa.errors import (
     UnknownKnowledgeBase,
 )
 from kbqa.fields import base_fields, passport_fields
-from kbqa.registry import FILE, Database, FeedbackLog, Jobs, KeyRing
+from kbqa.registry import FILE, Conversations, Database, FeedbackLog, Jobs, KeyRing
 from kbqa.server.auth import Door
 from kbqa.server.logs import AuditLog, Trace
 from kbqa.server.metrics import Metrics
 from kbqa.server.runner import Runner
 from kbqa.server.stream import Feed
+from kbqa.server.tasks import Tasks
 from kbqa.types import Answer, GenerationRequest, Piece, Sentence, Turn
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kbqa.chain import KnowledgeBase
     from kbqa.retriever import Retrieval
     from kbqa.store import Store
+    from kbqa.types import Chunk
 
 __all__ = ["Part", "Service", "Written"]
 
@@ -69,6 +71,8 @@ class Service:
         self.keys = KeyRing(self.database)
         self.jobs = Jobs(self.database)
         self.feedback = FeedbackLog(self.database)
+        self.conversations = Conversations(self.database)
+        self.tasks = Tasks()
         self.door = Door(self.keys, self.config)
         self.metrics = Metrics(self.generator, self.jobs.pending)
         self.runner = Runner(self.jobs, installation.home, self.metrics)
@@ -204,14 +208,33 @@ class Service:
 
     # --- questions ---------------------------------------------------------------------------------------------------
 
-    async def search(self, trace: Trace, base: str, question: str, k: int | None = None) -> Retrieval:
+    async def search(
+        self,
+        trace: Trace,
+        base: str,
+        question: str,
+        k: int | None = None,
+        fits: Callable[[Store], Callable[[Chunk], bool]] | None = None,
+    ) -> Retrieval:
+        """`fits(store)`: what holds of the passages that are wanted; all, unless given."""
         trace.base = base
-        return await self.run(self._search, trace, base, question, k)
+        return await self.run(self._search, trace, base, question, k, fits)
 
-    def _search(self, trace: Trace, base: str, question: str, k: int | None) -> Retrieval:
+    def _search(
+        self,
+        trace: Trace,
+        base: str,
+        question: str,
+        k: int | None,
+        fits: Callable[[Store], Callable[[Chunk], bool]] | None,
+    ) -> Retrieval:
         start = time.perf_counter()
         with self._asking(base):
-            found = self.base(base).search(question, k)
+            kb = self.base(base)
+            if fits is None:
+                found = kb.search(question, k)
+            else:
+                found = kb.retriever.search_among(question, k or kb.retrieval.k, fits(kb.store))
         self.metrics.stage_seconds.labels("search").observe(time.perf_counter() - start)
         documents = list(dict.fromkeys(hit.chunk.source for hit in found.hits))
         self.audit.write(trace, "search", base, question, documents=documents)
@@ -224,13 +247,17 @@ class Service:
         question: str,
         history: Sequence[Turn] = (),
         options: Mapping[str, Any] | None = None,
+        through: Callable[[Generating[Part, None, None], Cancellation], Iterator[Part]] | None = None,
     ) -> Feed[Part]:
-        """What `KnowledgeBase.stream` yields, the Answer last. Whoever asked for it closes it."""
+        """What `KnowledgeBase.stream` yields, the Answer last. Whoever asked for it closes it.
+
+        `through` may look at each part, and do what blocks: it runs in the thread of the answer.
+        """
         trace.base = base
 
         def make(given_up: Cancellation) -> Iterator[Part]:
-            asked = {**(options or {}), "cancellation": given_up}
-            return self._answer(trace, base, question, history, asked)
+            parts = self._answer(trace, base, question, history, {**(options or {}), "cancellation": given_up})
+            return parts if through is None else through(parts, given_up)
 
         return await self._feed(make)
 
@@ -240,7 +267,7 @@ class Service:
 
     def _answer(
         self, trace: Trace, base: str, question: str, history: Sequence[Turn], options: Mapping[str, Any]
-    ) -> Iterator[Part]:
+    ) -> Generating[Part, None, None]:
         start, spoken, outcome = time.perf_counter(), False, "cancelled"
         (writing := self.metrics.under_way.labels("writing")).inc()
         try:
