@@ -40,6 +40,7 @@ from kbqa.errors import (
     UnknownKnowledgeBase,
 )
 from kbqa.ingest import Ingestion, OnFile, Plan
+from kbqa.registry import FILE, Adapters, Database, Served
 from kbqa.retriever import Retriever, SynonymFile
 from kbqa.splitter import Splitter, in_words
 from kbqa.store import FORMAT, Passport, Store, StoredDocument, set_aside
@@ -71,7 +72,12 @@ class Installation:
 
     @cached_property
     def generator(self) -> Generator:
-        return make_generator(self.config.generator, self.home.folder)
+        return make_generator(self.config.generator, self.home.folder, self.adapters.served)
+
+    @cached_property
+    def adapters(self) -> Adapters:
+        """What was tuned and promoted."""
+        return Adapters(Database(self.home.vectorstore / FILE))
 
     def teacher(self, name: str) -> Generator:
         """The generator called `name` in generator.teachers of config.yaml; "generator" is that of all questions."""
@@ -408,8 +414,10 @@ def make_reranker(config: RerankerConfig, folder: Path) -> Reranker:
     )
 
 
-def make_generator(config: GeneratorConfig, folder: Path = Path()) -> Generator:
-    """The generator that `config` names; a relative path is below `folder`."""
+def make_generator(
+    config: GeneratorConfig, folder: Path = Path(), served: Callable[[], Served] | None = None
+) -> Generator:
+    """The generator that `config` names; a relative path is below `folder`. `served` tells what is promoted."""
     match config.kind:
         case "extractive":
             from kbqa.generators.extractive import ExtractiveGenerator
@@ -425,6 +433,8 @@ def make_generator(config: GeneratorConfig, folder: Path = Path()) -> Generator:
                 quantize=config.quantize,
                 prefix=_path(config.prefix, folder) if config.prefix else None,
                 adapters={name: _path(str(path), folder) for name, path in config.adapters.items()},
+                adapter=config.adapter,
+                served=served,
                 family=config.family,
                 temperature=config.temperature,
                 max_tokens=config.max_tokens,

@@ -131,6 +131,7 @@ class GeneratorConfig:
     quantize: Literal[4, 8] | None = None  # chatglm: bits of a weight, while loading
     prefix: str | None = None  # chatglm: the folder of a P-Tuning checkpoint
     adapters: Mapping[str, Any] = field(default_factory=dict)  # chatglm: further ones by name
+    adapter: str | None = None  # chatglm: which of them, or of the promoted ones, answers where a request names none
     family: Literal["chatglm", "chatglm2", "chatglm3", "glm4"] | None = None  # chatglm: where its folder does not tell
     context: int | None = None  # chatglm: tokens of a prompt and its answer
     slots: int = 4  # chatglm: answers that are written at once

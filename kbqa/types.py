@@ -25,6 +25,7 @@ __all__ = [
     "BLOCK_SEPARATOR",
     "CELL_SEPARATOR",
     "REFUSAL",
+    "Adaptable",
     "Answer",
     "Block",
     "Chunk",
@@ -341,6 +342,13 @@ class Queued(Protocol):
 
     @property
     def load(self) -> Load: ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A generator beside whose model several tuned adapters are at hand; a request names one, or none."""
+
+    def adapters(self) -> Sequence[str]: ...
 
 
 class Embedder(Protocol):

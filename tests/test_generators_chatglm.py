@@ -202,7 +202,7 @@ def test_a_deadline_that_has_passed_is_an_error(generator):
 
 
 def test_an_adapter_that_is_not_loaded_is_refused(generator):
-    with pytest.raises(ModelError, match="no adapter 'legal' is loaded"):
+    with pytest.raises(ModelError, match="there is no adapter 'legal'"):
         list(generator.stream(asked("你好", adapter="legal")))
 
 

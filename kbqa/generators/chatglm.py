@@ -5,7 +5,7 @@ The model is loaded when the first question needs it. Conversations that do not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from kbqa.chatglm.hub import find_model
-from kbqa.errors import ModelError
+from kbqa.errors import BeyondModel, ModelError
 from kbqa.generators.stopping import Stopper
+from kbqa.registry.adapters import Served
 from kbqa.types import GenerationRequest, Load, Piece
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kbqa.chatglm.architecture import DType, Family
     from kbqa.chatglm.engine import Engine
+    from kbqa.chatglm.lora import Lora
     from kbqa.chatglm.model import ChatGLM
     from kbqa.chatglm.sampling import Sampling
 
@@ -33,7 +37,8 @@ ROOM = 4  # of the context: at most so large a part is kept free for the answer 
 
 class ChatGLMGenerator:
     """`model` is a folder with a published checkpoint, or the id of one that has been downloaded; `prefix` is that of a
-    P-Tuning checkpoint used by default, `adapters` are further ones by name.
+    P-Tuning checkpoint (or a LoRA adapter) used by default, `adapters` are further ones by name. `served` tells at any
+    time which ones are promoted. Requests that name none get `adapter`, one of either.
 
     `slots` answers are written at once, `waiting` more questions may wait. `context` limits how many tokens one of them
     may have, and with it the memory for keys and values; None: what the model knows, at most 8,192. `device` None means
@@ -51,6 +56,8 @@ class ChatGLMGenerator:
         quantize: Literal[4, 8] | None = None,
         prefix: str | Path | None = None,
         adapters: Mapping[str, str | Path] | None = None,
+        adapter: str | None = None,
+        served: Callable[[], Served] | None = None,
         family: Family | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
@@ -69,9 +76,11 @@ class ChatGLMGenerator:
         self.name = f"chatglm:{Path(model).resolve().name}"
         self._dtype, self._device, self._bits, self._family = dtype, device, quantize, family
         self._prefix, self._adapters = prefix, dict(adapters or {})
+        self._adapter, self._served = adapter, served or (lambda: Served({}))
+        self._promoted: dict[str, Path] = {}  # those that are loaded, and from where
         self._temperature, self._max_tokens = temperature, max_tokens
         self._context, self._slots, self._waiting = context, slots, waiting
-        self._lock = Lock()
+        self._lock, self._adapting = Lock(), Lock()
         self._loaded: tuple[ChatGLM, Engine] | None = None
 
     def fits(self, request: GenerationRequest) -> bool:
@@ -93,12 +102,14 @@ class ChatGLMGenerator:
 
         model, engine = self._ready()
         ids = self._prompt(model, engine, request)
+        prefix, lora = self._tuned(model, request.adapter)
         job = Job(
             ids=ids,
             sampling=self._sampling(model, request),
             most=min(request.max_tokens or self._max_tokens or MAX_TOKENS, engine.context - len(ids)),
             stops=model.stops,
-            prefix=model.prefix(request.adapter),
+            prefix=prefix,
+            lora=lora,
             deadline=request.deadline,
             cancellation=request.cancellation,
             rules=None if request.response_schema is None else model.constraint(request.response_schema),
@@ -129,6 +140,7 @@ class ChatGLMGenerator:
         """ModelError for what would keep the model from being loaded, as far as that shows without loading it."""
         from kbqa.chatglm.checkpoint import usable
         from kbqa.chatglm.info import what_is
+        from kbqa.chatglm.lora import is_lora, load_lora
         from kbqa.chatglm.prefix import load_prefix
         from kbqa.chatglm.tokenizers import load_tokenizer
 
@@ -137,7 +149,10 @@ class ChatGLMGenerator:
             raise ModelError(about.trouble)
         load_tokenizer(self._folder, about.architecture.family)
         for path in (*([self._prefix] if self._prefix else []), *self._adapters.values()):
-            load_prefix(Path(path), about.architecture)
+            if is_lora(Path(path)):
+                load_lora(Path(path), about.architecture)
+            else:
+                load_prefix(Path(path), about.architecture)
         usable(self._device or "cpu")
 
     def close(self) -> None:
@@ -174,6 +189,28 @@ class ChatGLMGenerator:
             seed=request.seed,
         )
 
+    def adapters(self) -> tuple[str, ...]:
+        """The names that a request may give: those of config.yaml, and those that are promoted."""
+        return tuple(dict.fromkeys((*self._adapters, *self._served().folders)))
+
+    def _tuned(self, model: ChatGLM, asked: str | None) -> tuple[Tensor | None, Lora | None]:
+        """What is beside the model for a request: what it asks for, else config.yaml's adapter, else the promoted one
+        that is the default, else config.yaml's prefix. BeyondModel when there is none of that name."""
+        served = self._served()
+        name = asked or self._adapter or served.default
+        with self._adapting:
+            for gone in self._promoted.keys() - served.folders.keys():
+                del self._promoted[gone]
+                model.unload(gone)
+            if name is not None and name not in self._adapters:
+                if name not in served.folders:
+                    known = ", ".join(self.adapters()) or "none"
+                    raise BeyondModel(f"there is no adapter {name!r} (there are: {known})")
+                if self._promoted.get(name) != served.folders[name]:
+                    model.load_adapter(name, served.folders[name])
+                    self._promoted[name] = served.folders[name]
+            return model.prefix(name), model.lora(name)
+
     def _ready(self) -> tuple[ChatGLM, Engine]:
         """The model and its engine; whoever comes first loads them, the others wait."""
         with self._lock:
@@ -196,7 +233,7 @@ class ChatGLMGenerator:
         dtype = usual if self._dtype == "auto" else self._dtype
         model = load_chatglm(self._folder, dtype, device, self._bits, self._prefix, self._family)
         for name, path in self._adapters.items():
-            model.load_prefix(name, path)
+            model.load_adapter(name, path)
         context = min(architecture.context, 8192) if self._context is None else self._context
         prefix = max([PREFIX, *(it.shape[3] for it in model.prefixes.values())])
         return model, Engine(model.decoder, slots=self._slots, waiting=self._waiting, context=context, prefix=prefix)
