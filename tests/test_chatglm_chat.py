@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from functools import reduce
 
 import pytest
@@ -308,6 +309,67 @@ def test_a_template_that_fails_is_an_error_of_one_line(tmp_path, template):
     with pytest.raises(ModelError, match="chat template cannot be filled") as caught:
         chat_ids(glm4, "好", tools=[SEARCH])
     assert "\n" not in str(caught.value)
+
+
+NUMBERS = "[" + ",".join(map(str, range(100))) + "]"
+HOSTILE = {
+    "spins": f"{{% for a in {NUMBERS} %}}{{% for b in {NUMBERS} %}}{{% for c in {NUMBERS} %}}{{% for d in {NUMBERS} %}}"
+    + "{% endfor %}" * 4,
+    "spins through a range": "{% for a in range(999999) %}{% endfor %}",
+    "calls itself": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "calls itself without end": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "doubles a text": "{% set n = namespace(t='xx') %}{% for a in range(60) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
+    "adds a text to itself": "{% set t = 'xx' %}" + "{% set t = t + t %}" * 60,
+    "writes a text into itself": "{% set t = 'xx' %}" + "{% set t %}{{ t }}{{ t }}{% endset %}" * 60,
+    "writes for ever": f"{{% for a in {NUMBERS} %}}{{% for b in {NUMBERS} %}}{{% for c in {NUMBERS} %}}{{{{ a }}}}"
+    + "很长" * 1000
+    + "{% endfor %}" * 3,
+    "doubles a list": "{% set ns = namespace(t=[]) %}{% for a in range(60) %}{% set ns.t = [ns.t, ns.t] %}{% endfor %}"
+    "{{ ns.t | string }}",
+    "hides a list": "{% set n = namespace(t=[1, 2]) %}"
+    + "{% set n = namespace(t=[n.t, n.t]) %}" * 60
+    + "{{ n.t | tojson }}",
+    "multiplies a text": "{{ 'x' * 99999999999 }}",
+    "multiplies a list": "{{ ([1] * 99999999) | length }}",
+    "makes a power": "{{ 9 ** 9 ** 9 ** 9 }}",
+    "fills a line": "{{ '%99999999999d' % 1 }}",
+    "fills a line by a method": "{{ 'x'.ljust(99999999999) }}",
+    "fills a line by a filter": "{{ 'x' | center(99999999999) }}",
+    "formats": "{{ '{:>99999999999}'.format(1) }}",
+    "replaces": "{% set t = 'xxxxxxxxxx' %}" + "{% set t = t.replace('x', t) %}" * 20,
+    "escapes": "{{ 'x\"' " + "| tojson" * 40 + " }}",
+    "is long": "x" * 70_000,
+}
+
+
+@pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE)
+def test_a_template_that_never_ends_or_takes_all_the_memory_is_an_error_of_one_line(tmp_path, monkeypatch, template):
+    monkeypatch.setattr("kbqa.chatglm.templates.SECONDS", 0.5)
+    glm4 = load_tokenizer(make_glm4(tmp_path, template + "{# tools #}"), "glm4")
+    start = time.monotonic()
+    with pytest.raises(ModelError, match="chat template cannot be filled") as caught:
+        chat_ids(glm4, "好", tools=[SEARCH])
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 5
+
+
+def test_what_real_templates_do_stays_within_the_limits(tmp_path):
+    """Macros, namespaces, loop variables, methods, filters; as in the templates of later models."""
+    template = (
+        "{%- macro described(tool) -%}## {{ tool.name }}\n{{ tool | tojson(indent=4, ensure_ascii=False) }}"
+        "{%- endmacro -%}{%- set ns = namespace(seen=0, names='') -%}[gMASK]<sop>"
+        "{%- for message in messages if message.role == 'system' and message.get('tools') -%}{{ '<|system|>\\n' }}"
+        "{%- for tool in message['tools'] -%}{%- set f = tool.function if tool.get('function') else tool -%}"
+        "{%- set ns.seen = ns.seen + 1 -%}{%- set ns.names = ns.names ~ (', ' if not loop.first else '') ~ f.name -%}"
+        "{{ loop.index }}/{{ loop.length }} {{ described(f) }}{{ '\\n' if not loop.last }}{%- endfor -%}"
+        "{{ ns.seen * 2 }} {{ ns.names.strip().split(', ') | length }} {{ 'x' if ns.names.startswith('s') }}"
+        "{%- endfor -%}"
+    )
+    glm4 = load_tokenizer(make_glm4(tmp_path, template), "glm4")
+    other = {**SEARCH, "name": "other", "parameters": {"maximum": 2**64}}
+    shown = [json.dumps(it, indent=4, ensure_ascii=False) for it in (SEARCH, other)]
+    text = f"1/2 ## search_kb\n{shown[0]}\n2/2 ## other\n{shown[1]}4 2 x"
+    assert chat_ids(glm4, "好", tools=[SEARCH, other]) == chat_ids(glm4, "好", system=text)
 
 
 def test_a_tool_that_is_nested_without_end_is_refused(v3):

@@ -1,16 +1,14 @@
 """The tools on offer, in the words in which a model was told of them when it was trained.
 
-GLM-4's words stand in the chat template that comes with the model, which is a program of somebody else's: it runs in
-jinja's sandbox.
+GLM-4's words stand in the chat template that comes with the model.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
+from kbqa.chatglm.limits import to_json
 from kbqa.chatglm.tokens import need
 from kbqa.errors import BeyondModel, ModelError
 from kbqa.importing import one_line
@@ -70,29 +68,19 @@ def tool_name(tool: Mapping[str, Any]) -> str:
 
 
 def _rendered(template: str, variables: Mapping[str, Any]) -> str:
+    need("jinja2")
+    from kbqa.chatglm.templates import render
+
     try:
-        return str(_compiled(template).render(add_generation_prompt=False, **variables))
+        return render(template, add_generation_prompt=False, **variables)
     except ModelError:
         raise
     except Exception as error:  # the template is the model's, and so is what it raises
         raise BeyondModel(f"the model's chat template cannot be filled with these tools: {one_line(error)}") from error
 
 
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    """Templates come with the model, so they run in jinja's sandbox; the options are those they are written for."""
-    need("jinja2")
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, indent=None, **_: as_json(value, indent=indent)
-    return environment.from_string(template)
-
-
 def as_json(value: Any, indent: int | None = None) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+        return to_json(value, indent)
     except (TypeError, ValueError, RecursionError) as error:
         raise BeyondModel(f"tools and the arguments of calls must be JSON: {error}") from error
