@@ -9,16 +9,21 @@ import zipfile
 from datetime import date, datetime
 
 import pytest
+from chatserver import SAID, answer, refusal
 from click.testing import CliRunner
 from openpyxl import Workbook
 from test_readers import compound_file
 
 from kbqa.cli import kbqa
 from kbqa.errors import ConfigError
+from kbqa.prompt import fill
+from kbqa.retriever import expand
 from kbqa.tuning import Columns, Row, read_rows, split, write_rows
 from kbqa.tuning.checks import Lengths, check, without_duplicates
 from kbqa.tuning.convert import convert
+from kbqa.tuning.knowledge import grounded
 from kbqa.tuning.tables import Named, read_table
+from kbqa.types import REFUSAL
 
 LEAVE = ("年假有几天？", "满一年的员工每年有10天年假。")
 CLAIM = ("如何催单", "首页，我的申请事项：\n1.进行中单据；\n2.催单按钮。")
@@ -440,3 +445,192 @@ def test_convert_overwrites_nothing_and_writes_nothing_when_it_refuses(tmp_path,
     assert said in run("convert", source, tmp_path / out, *more, code=1).output
     assert old.read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"faq.xlsx", "old.jsonl"}
+
+
+# --- a teacher -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path, chat_server):
+    """A home folder whose config.yaml knows the teacher `gpt`, a server on loopback."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    teacher = f"{{kind: openai, base_url: '{chat_server.url}', model: glm}}"
+    written(folder / "config.yaml", f"generator:\n  teachers:\n    gpt: {teacher}\n    quoting: {{kind: extractive}}\n")
+    return folder
+
+
+def questions(path, count=6):
+    rows = [(f"第{number}条是什么？", "" if number % 2 else f"人写的第{number}条。") for number in range(count)]
+    return sheet(path, ("Q", "A"), *rows)
+
+
+def test_a_teacher_answers_what_has_no_answer_and_is_named_in_the_row(home, tmp_path, chat_server):
+    source, out = questions(tmp_path / "faq.xlsx"), tmp_path / "out.jsonl"
+    shown = run("--home", home, "convert", source, out, "--teacher", "gpt").output
+    rows = read_rows(out)
+    assert [row.teacher for row in rows] == ["", "gpt"] * 3
+    assert {row.response for row in rows if row.teacher} == {SAID.strip()}
+    assert rows[0].response == "人写的第0条。"
+    assert "answered by gpt: 3" in shown
+    assert sorted(seen["messages"][-1]["content"] for seen in chat_server.seen) == [
+        f"第{n}条是什么？" for n in (1, 3, 5)
+    ]
+    assert {seen["temperature"] for seen in chat_server.seen} == {0}
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.jsonl"]
+
+
+def test_a_teacher_that_fails_loses_no_answer_and_goes_on_where_it_was(home, tmp_path, chat_server):
+    source, out = questions(tmp_path / "faq.xlsx", 12), tmp_path / "out.jsonl"
+    chat_server.script = [answer("一"), answer("二"), *[refusal(400, {"error": {"message": "余额不足"}})] * 10]
+    failed = run("--home", home, "convert", source, out, "--teacher", "gpt", code=1).output
+    assert "gpt does not answer any more" in failed
+    assert "余额不足" in failed
+    assert not out.exists()
+    kept = tmp_path / "out.teacher.jsonl"
+    assert {row.response for row in read_rows(kept)} == {"一", "二"}
+    with kept.open("ab") as file:
+        file.write('{"content": "第11条是什么？", "summ'.encode())  # as a process that is killed leaves it
+    chat_server.script, chat_server.seen[:] = [], []
+    run("--home", home, "convert", source, out, "--teacher", "gpt")
+    assert len(chat_server.seen) == 4
+    assert sorted(row.response for row in read_rows(out) if row.teacher) == sorted(["一", "二", *[SAID.strip()] * 4])
+    assert not kept.exists()
+
+
+def test_answers_of_another_teacher_are_never_taken_for_this_ones(home, tmp_path, chat_server):
+    source, out = questions(tmp_path / "faq.xlsx"), tmp_path / "out.jsonl"
+    kept = tmp_path / "out.teacher.jsonl"
+    write_rows(kept, [Row("第1条是什么？", "别人说的。", teacher="other")])
+    said = run("--home", home, "convert", source, out, "--teacher", "gpt", code=1).output
+    assert "holds answers of other; name that one as --teacher, or remove the file" in said
+    assert chat_server.seen == []
+    assert len(read_rows(kept)) == 1
+
+
+def test_an_answer_that_was_cut_off_or_is_empty_is_no_answer(home, tmp_path, chat_server):
+    source, out = questions(tmp_path / "faq.xlsx"), tmp_path / "out.jsonl"
+    chat_server.script = [answer("说到一半", finish="length"), answer("")]
+    (told,) = map(
+        json.loads, run("--home", home, "convert", source, out, "--teacher", "gpt", "--json").stdout.splitlines()
+    )
+    assert sorted(reason for _, reason in told["unanswered"]) == [
+        "it said nothing",
+        "its answer was cut off at max_tokens",
+    ]
+    assert told["teachers"] == {"gpt": 1}
+    assert len(read_rows(out)) == 4
+
+
+def test_a_question_that_a_person_answered_elsewhere_is_asked_of_nobody(home, tmp_path, chat_server):
+    source = sheet(tmp_path / "faq.xlsx", ("Q", "A"), (LEAVE[0], None), LEAVE)
+    shown = run("--home", home, "convert", source, tmp_path / "out.jsonl", "--teacher", "gpt").output
+    assert chat_server.seen == []
+    assert "问答 row 2: its answer stands in 问答 row 3" in shown
+    assert read_rows(tmp_path / "out.jsonl") == [Row(*LEAVE)]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nobody", "names no teacher 'nobody' (generator.teachers); it has: generator, gpt, quoting"),
+        ("quoting", "quotes documents and writes nothing"),
+        ("generator", "quotes documents and writes nothing"),
+    ],
+)
+def test_a_teacher_that_there_is_not_or_that_writes_nothing_is_refused(home, tmp_path, name, said):
+    source = questions(tmp_path / "faq.xlsx")
+    shown = run("--home", home, "convert", source, tmp_path / "out.jsonl", "--teacher", name, code=1).output
+    assert said in shown
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+# --- below passages --------------------------------------------------------------------------------------------------
+
+FACTS = {
+    "年假": "工作满一年的员工每年享有10天年假，满十年的员工每年享有15天年假。",
+    "报销": "出差回来后应在十五个工作日内提交报销单，逾期不予报销。",
+    "住宿": "一线城市的住宿费每晚不超过600元，其他城市每晚不超过400元。",
+    "试用期": "新员工的试用期为三个月，表现优秀的可以提前转正。",
+}
+
+
+@pytest.fixture(scope="module")
+def base_home(tmp_path_factory):
+    """A home with a base of one document for each of FACTS."""
+    folder = tmp_path_factory.mktemp("base-home")
+    documents = folder / "knowledge" / "制度"
+    documents.mkdir(parents=True)
+    for name, fact in FACTS.items():
+        written(documents / f"{name}规定.md", f"# {name}规定\n\n{fact}\n")
+    written(folder / "config.yaml", "knowledge: {default: 制度}\n")
+    result = CliRunner().invoke(kbqa, ["--home", str(folder), "ingest"])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def base(base_home):
+    from kbqa.build import Installation
+    from kbqa.config import Home
+
+    with Installation(Home(base_home)).open("制度") as opened:
+        yield opened
+
+
+ASKED = [
+    Row("年假有多少天？", "工作满一年的员工每年享有10天年假。"),
+    Row("报销单要在几天内提交？", "出差回来后应在十五个工作日内提交报销单。", teacher="gpt"),
+    Row("住宿费最多多少？", "住宿费每晚最多5000元。"),  # the documents tell otherwise
+    Row("你是谁？", "我是智能助手小白。"),
+]
+
+
+def test_questions_are_put_below_the_passages_that_bear_out_their_answers(base):
+    found = grounded(ASKED, base, refusals=0)
+    assert (found.with_passages, found.refusals, list(found.bare)) == (2, 0, ["住宿费最多多少？", "你是谁？"])
+    first, second, *others = found.rows
+    assert others == ASKED[2:]
+    passages = [text for text, _ in expand(base.search("年假有多少天？").hits, base.store, base.retrieval.neighbours)]
+    assert first == Row(fill("年假有多少天？", passages), ASKED[0].response)
+    assert FACTS["年假"] in first.prompt
+    assert len(passages) > 1  # others beside the one that answers
+    assert second.teacher == "gpt"
+
+
+def test_some_questions_are_asked_again_without_what_answers_them_and_are_refused(base):
+    found = grounded(ASKED, base, refusals=1)
+    assert (found.with_passages, found.refusals) == (2, 2)
+    refused = found.rows[1]
+    assert refused.response == REFUSAL
+    assert refused.prompt.endswith(ASKED[0].prompt)
+    assert FACTS["年假"] not in refused.prompt
+    assert refused.prompt.startswith("已知信息:\n")
+    assert not any(row.teacher for row in found.rows if row.response == REFUSAL)
+    assert grounded(ASKED, base, refusals=0.5, seed=3) == grounded(ASKED, base, refusals=0.5, seed=3)
+
+
+def test_passages_are_kept_as_short_as_is_asked_and_what_is_cut_away_answers_nothing(base):
+    found = grounded(ASKED[:1], base, max_characters=70, refusals=0)
+    assert found.with_passages == 1
+    assert len(found.rows[0].prompt) < 120
+    assert FACTS["年假"] in found.rows[0].prompt
+    assert grounded(ASKED[:1], base, max_characters=15, refusals=0).bare == ["年假有多少天？"]
+
+
+def test_convert_with_knowledge_parts_before_it_asks_and_tells_what_stayed_bare(base_home, tmp_path):
+    source = tmp_path / "rows.jsonl"
+    write_rows(source, ASKED)
+    out, dev = tmp_path / "out.jsonl", tmp_path / "dev.jsonl"
+    shown = run(
+        "--home", base_home, "convert", source, out, "--dev", dev, "--dev-share", 0.25, "--with-knowledge", "制度"
+    ).output
+    assert "below passages: 2" in shown
+    assert "left bare, for the passages found do not tell the answer: 2" in shown
+    rows = [*read_rows(out), *read_rows(dev)]
+    assert sum(row.prompt.startswith("已知信息:\n") for row in rows if row.response != REFUSAL) == 2
+    missing = run(
+        "--home", base_home, "convert", source, tmp_path / "x.jsonl", "--with-knowledge", "没有", code=1
+    ).output
+    assert "没有" in missing
+    assert not (tmp_path / "x.jsonl").exists()
