@@ -12,7 +12,7 @@ from kbqa.fields import answer_fields, citation_fields, search_fields, sentence_
 from kbqa.server.auth import Caller, allow
 from kbqa.server.errors import native_shape, problem_of
 from kbqa.server.logs import Trace, log
-from kbqa.server.request import ERRORS, Json, Text, service_of, trace_of
+from kbqa.server.request import ERRORS, EVENTS, Json, Text, service_of, trace_of
 from kbqa.server.service import Part
 from kbqa.server.stream import event, event_stream, last
 from kbqa.types import Answer, Piece, Sentence
@@ -122,7 +122,7 @@ router = APIRouter(prefix="/api/v1", tags=["native"])
 Reader = Annotated[Caller, Depends(allow("read"))]
 STREAM = {
     "description": "The answer; or, with `stream`, the events token, citation, sentence, done and error.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": EVENTS,
 }
 
 

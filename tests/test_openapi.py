@@ -1,0 +1,97 @@
+"""The OpenAPI description holds: whatever is sent that it allows or forbids, the answer is one of those it names."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks as openapi
+from serverkit import serving
+
+from kbqa.build import Installation
+from kbqa.config import Config, Home
+from kbqa.server.app import ROUTERS
+
+CHECKS = [
+    not_a_server_error,
+    openapi.status_code_conformance,
+    openapi.content_type_conformance,
+    openapi.response_schema_conformance,
+]
+OPERATIONS = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")]
+OPERATIONS += [
+    (method, route.path_format)
+    for router in ROUTERS
+    for route in router.routes
+    if route.include_in_schema
+    for method in sorted(route.methods)
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    folder = home / "knowledge" / "default"
+    folder.mkdir(parents=True)
+    (folder / "员工手册.md").write_text("# 年假\n\n工作满一年的员工每年享有10天年假。\n", encoding="utf-8")
+    Installation(Home(home), Config()).ingest("default")
+    return home
+
+
+@pytest.fixture(scope="module")
+def service(home):
+    with serving(home, max_upload_mb=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def described(service):
+    return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+
+
+def test_every_operation_is_tried(described):
+    tried = {(method, path) for method, path in OPERATIONS}
+    there = {(it.ok().method.upper(), it.ok().path) for it in described.get_all_operations()}
+    assert tried == there
+
+
+GENERATED = settings(
+    derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_every_answer_is_one_that_is_described(described, method, path):
+    operation = described[path][method]
+    right, wrong = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
+
+    @settings(GENERATED, max_examples=15)
+    @given(case=right | wrong, default=st.booleans())
+    def hold(case, default):
+        if default and method != "DELETE":  # else it would be about what is not there, nearly always
+            there = {"kb": "default", "source": "员工手册.md", "model": "kb:default"}
+            case.path_parameters.update({name: there[name] for name in case.path_parameters if name in there})
+            if isinstance(case.body, dict) and "model" in case.body:
+                case.body["model"] = "kb:default"
+        case.call_and_validate(checks=CHECKS)
+
+    hold()
+
+
+def test_every_answer_to_who_has_no_key_is_described_too(home):
+    with serving(home) as running:
+        running.service.keys.add("somebody")
+        described = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
+        for method, path in OPERATIONS:
+            _check_refused(described[path][method], path in ("/healthz", "/readyz"))
+
+
+def _check_refused(operation, is_open):
+    @settings(GENERATED, max_examples=3)
+    @given(case=operation.as_strategy())
+    def hold(case):
+        answer = case.call_and_validate(checks=CHECKS)
+        assert answer.status_code in (401, 422) or is_open
+
+    hold()
