@@ -43,9 +43,16 @@ OnRow = Callable[["Candidate", "Scored"], None]
 @click.option("--no-guard", is_flag=True, help="Do not measure what was forgotten.")
 @click.option("--no-base", is_flag=True, help="Do not score the untuned base.")
 @click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), default="auto")
-@click.option("--bits", "--quantization-bit", type=click.Choice(["4", "8"]), help="Quantize the base while loading.")
+@click.option("--bits", "--quantization_bit", type=click.Choice(["4", "8"]), help="Quantize the base while loading.")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; else a GPU if there is one.")
-@click.option("--batch", type=click.IntRange(1, 256), default=8, show_default=True, help="Rows that are asked at once.")
+@click.option(
+    "--batch",
+    "--per_device_eval_batch_size",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="Rows that are asked at once.",
+)
 @family_option
 @pass_session
 def evaluate(

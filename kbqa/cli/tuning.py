@@ -60,6 +60,7 @@ def data_options(prompt: str | None = None, response: str | None = None, history
     def option(name: str, default: str | None, what: str) -> Decorator:
         return click.option(
             f"--{name}-column",
+            f"--{name}_column",
             metavar="NAME",
             default=default,
             show_default=default is not None,
