@@ -785,7 +785,7 @@ def test_a_prefix_of_the_model_is_used_and_one_of_another_is_refused(tiny, tmp_p
             model.load_prefix("x", write_prefix(tmp_path / f"wrong{number}", 5, wrong))
     with pytest.raises(ModelError, match="holds no P-Tuning prefix"):
         model.load_prefix("x", tiny("chatglm2"))
-    with pytest.raises(ModelError, match=r"no P-Tuning prefix 'x' is loaded \(loaded: 客服\)"):
+    with pytest.raises(ModelError, match=r"no adapter 'x' is loaded \(loaded: 客服\)"):
         model.logits([ids], adapter="x")
 
 
