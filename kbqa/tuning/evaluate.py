@@ -22,7 +22,7 @@ from kbqa.chatglm.replies import process_response
 from kbqa.errors import ConfigError
 from kbqa.tuning.checks import check
 from kbqa.tuning.data import Row
-from kbqa.tuning.guard import Forgetting, Held, standing
+from kbqa.tuning.guard import WEIGHTS, Forgetting, Held, standing
 from kbqa.tuning.metrics import Scores, mean, score
 from kbqa.tuning.preprocess import Format, Limits
 from kbqa.tuning.speaker import Said, Speaker
@@ -30,13 +30,6 @@ from kbqa.tuning.speaker import Said, Speaker
 __all__ = ["BASE", "Candidate", "Evaluation", "Scored", "checkpoints", "compare", "evaluate", "write_scored"]
 
 BASE = "base"
-WEIGHTS = (
-    "pytorch_model.bin",
-    "model.safetensors",
-    "pytorch_model.safetensors",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVALUATION",
     "MAX_DROP",
+    "WEIGHTS",
     "Answered",
     "Forgetting",
     "Held",
@@ -41,6 +42,13 @@ __all__ = [
     "write_evaluation",
 ]
 
+WEIGHTS = (  # what a checkpoint can be stored in
+    "pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.safetensors",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
 EVALUATION = "evaluation.json"  # beside the weights of a checkpoint
 FORMAT = 1
 MAX_DROP = 0.2  # perplexity a quarter higher, or one question in five more that is answered wrong
@@ -231,8 +239,8 @@ def _question(fields: Mapping[str, Any]) -> Question:
 
 
 def weights_digest(checkpoint: Path) -> str:
-    """Of the files with the checkpoint's weights; "" when there are none."""
-    found = sorted(path for path in checkpoint.glob("*") if path.suffix in (".bin", ".safetensors"))
+    """Of the files with the checkpoint's weights, and of nothing else beside them; "" when there are none."""
+    found = [path for name in WEIGHTS if (path := checkpoint / name).is_file()]
     whole = sha256()
     for path in found:
         with path.open("rb") as file:

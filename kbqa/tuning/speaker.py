@@ -70,7 +70,12 @@ class Speaker:
         prefix = self.model.prefix(self.adapter)
         context = max(map(len, prompts)) + most
         beside = 0 if prefix is None else prefix.shape[3]
-        engine = Engine(self.model.decoder, slots=slots, waiting=slots, context=context, prefix=beside)
+        try:
+            engine = Engine(self.model.decoder, slots=slots, waiting=slots, context=context, prefix=beside)
+        except ModelError as error:
+            raise ModelError(
+                f"there is no memory for {slots} rows of {context} tokens at once; lower --batch"
+            ) from error
         pool = ThreadPoolExecutor(slots)
         try:
             yield from pool.map(partial(self._reply, engine, most), prompts)
