@@ -19,6 +19,7 @@ from kbqa.cli.reading import read
 from kbqa.cli.screen import prepare_streams
 from kbqa.cli.serving import serve
 from kbqa.cli.setting_up import completion, init
+from kbqa.cli.training import demote, promote, promoted, train
 from kbqa.cli.tuning import tuning
 
 __all__ = ["kbqa", "main"]
@@ -42,7 +43,8 @@ for command in (
 ):
     kbqa.add_command(command)
 
-tuning.add_command(evaluate)
+for command in (train, evaluate, promote, promoted, demote):
+    tuning.add_command(command)
 
 
 def main() -> None:

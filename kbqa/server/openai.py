@@ -1,4 +1,5 @@
-"""The OpenAI dialect: /v1. The model `kb:<name>` answers from that base, `chatglm` is whatever model there is, bare.
+"""The OpenAI dialect: /v1. The model `kb:<name>` answers from that base, `chatglm` is whatever model there is, bare,
+and `chatglm:<name>` the same with an adapter of that name beside it.
 
 What a request asks for and cannot be given is refused, never left out in silence; what changes no answer (`user`,
 `store`, `metadata`, ...) is let through.
@@ -6,6 +7,7 @@ What a request asks for and cannot be given is refused, never left out in silenc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -18,6 +20,7 @@ from kbqa.server.openai_shapes import BARE, BASE, ChatRequest, EmbeddingsRequest
 from kbqa.server.request import ERRORS, EVENTS, BadRequestRoute, Json, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.server.stream import event_stream, last
+from kbqa.types import Adaptable
 
 __all__ = ["openai_shape", "router"]
 
@@ -40,7 +43,8 @@ Reader = Annotated[Caller, Depends(allow("read"))]
 async def list_models(request: Request, caller: Reader) -> Response:
     service = service_of(request)
     names = [name for name in await service.run(service.installation.bases) if caller.sees(name)]
-    bare = dict.fromkeys((BARE, service.generator.name)) if service.writes else ()
+    tuned = await service.run(_tuned, service)
+    bare = dict.fromkeys((BARE, service.generator.name, *tuned)) if service.writes else ()
     return Json({"object": "list", "data": [_model(name) for name in (*bare, *(BASE + name for name in names))]})
 
 
@@ -51,7 +55,7 @@ async def show_model(model: str, request: Request, caller: Reader) -> Response:
         base = _base_of(model, caller)
         await service.run(service.show, base)
     elif model != service.installation.embedder.name:
-        _check_bare(model, service)
+        await _adapter(model, service)
     return Json(_model(model))
 
 
@@ -66,14 +70,26 @@ def _base_of(model: str, caller: Caller) -> str:
     return base
 
 
-def _check_bare(model: str, service: Service) -> None:
+def _tuned(service: Service) -> dict[str, str]:
+    """The names under which the model can be asked with an adapter -> the adapter."""
+    generator = service.generator
+    return {f"{BARE}:{name}": name for name in generator.adapters()} if isinstance(generator, Adaptable) else {}
+
+
+async def _adapter(model: str, service: Service) -> str | None:
+    """With which adapter the model named so is asked; UnknownModel when there is none of that name."""
     if not service.writes:
         raise UnknownModel(
             f"there is no model {model!r}: here answers are quoted from documents, by kb:<name of a base>; to talk to "
             "a model itself, name one in config.yaml (generator.kind: chatglm, openai or transformers)"
         )
-    if model not in (BARE, service.generator.name):
-        raise UnknownModel(f"there is no model {model!r}; there are {BARE} and kb:<name of a base> (GET /v1/models)")
+    if model in (BARE, service.generator.name):
+        return None
+    tuned = await service.run(_tuned, service)
+    if model not in tuned:
+        known = ", ".join((BARE, *tuned))
+        raise UnknownModel(f"there is no model {model!r}; there are {known} and kb:<name of a base> (GET /v1/models)")
+    return tuned[model]
 
 
 # --- chat -------------------------------------------------------------------------------------------------------------
@@ -96,8 +112,8 @@ async def chat(body: ChatRequest, request: Request, caller: Reader) -> Response:
         if body.stream:
             return await event_stream(answering, shapes.AnswerEvents(reply), shapes.failed(trace), shapes.DONE)
         return Json(reply.whole(*shapes.answered(await last(answering, request))))
-    _check_bare(body.model, service)
-    writing = await service.write(trace, shapes.generation(body))
+    adapter = await _adapter(body.model, service)
+    writing = await service.write(trace, replace(shapes.generation(body), adapter=adapter))
     if body.stream:
         return await event_stream(writing, shapes.WrittenEvents(reply), shapes.failed(trace), shapes.DONE)
     return Json(reply.whole(*shapes.written(await last(writing, request))))

@@ -26,13 +26,18 @@ from kbqa.tuning.settings import Settings
 if TYPE_CHECKING:
     from kbqa.chatglm.architecture import DType
     from kbqa.chatglm.model import ChatGLM
+    from kbqa.chatglm.passport import Passport
     from kbqa.tuning.trainer import Tuning
 
 __all__ = ["Began", "Logged", "Outcome", "Stepped", "train", "tuning_of"]
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "matplotlib", "tensorboardX")
-# Settings that change nothing of what is learnt, and so may be others when a run goes on.
-FREE = ("logging_steps", "save_total_limit", "overwrite_output_dir", "output_dir", "per_device_eval_batch_size")
+# Settings that may be others when a run goes on: they change nothing of what was learnt, or only how long it goes on.
+# What lies where the paths lead must be the same, which the passport tells.
+FREE = (
+    *("max_steps", "early_stopping_patience", "save_total_limit", "overwrite_output_dir", "per_device_eval_batch_size"),
+    *("output_dir", "model_name_or_path", "train_file", "validation_file"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +149,14 @@ class _Run:
         set_seed(settings.seed)
         tuning = tuning_of(settings, glm)
         step = int(checkpoint.name.partition("-")[2]) if checkpoint else 0
+        passport = issue(settings, glm.folder, glm.architecture, dtype, self.rows, self.template)
+        if checkpoint:
+            _check_same(checkpoint, passport)
         following = Following(self.run, step, self._logged, self._stepped)
         tuner = Tuner(
             tuning,
             glm.folder,
-            issue(settings, glm.folder, glm.architecture, dtype, self.rows, self.template),
+            passport,
             arguments(settings, self.run, device == "cpu", measured=self.dev is not None),
             rows,
             None if self.dev is None else dev,
@@ -226,6 +234,16 @@ def tuning_of(settings: Settings, glm: ChatGLM) -> Tuning:
         assert glm.folder is not None
         check_base(folder, glm.folder, glm.fingerprint)
     return tuning
+
+
+def _check_same(checkpoint: Path, now: Passport) -> None:
+    """ConfigError when the run that is to go on was of another model, or of other rows."""
+    from kbqa.chatglm.passport import read_passport
+
+    before = read_passport(checkpoint)
+    for name, what in (("fingerprint", "weights of the base"), ("data", "rows")):
+        if before and getattr(before, name) != getattr(now, name):
+            raise ConfigError(f"{checkpoint} was trained with other {what}; begin a new run")
 
 
 def _began(
