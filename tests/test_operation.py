@@ -1,0 +1,275 @@
+"""What runs the service elsewhere: the image, compose, the unit, the proxy. They are held against what kbqa really has,
+because no engine to run them in is at hand."""
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from chatserver import delta, encoded
+from click.testing import CliRunner
+from serverkit import wait_until
+
+from kbqa.build import Installation
+from kbqa.cli import kbqa
+from kbqa.config import Config, Home, ServerConfig
+from kbqa.server import runner, stream
+from kbqa.server.metrics import Metrics
+
+ROOT = Path(__file__).parents[1]
+LEAST_TO_STOP = ServerConfig().shutdown_seconds + runner.PARTING
+
+
+def dockerfile():
+    """(instruction, arguments) of each line, continued ones joined."""
+    text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    lines = re.sub(r"(?m)^#.*\n", "", text).replace("\\\n", " ").splitlines()
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in lines if line.strip())]
+
+
+def of(instruction):
+    return [rest for name, rest in dockerfile() if name == instruction]
+
+
+@pytest.fixture(scope="module")
+def compose():
+    return yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def unit():
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str
+    parser.read(ROOT / "deploy" / "kbqa.service", encoding="utf-8")
+    return parser
+
+
+def understood(arguments):
+    """Whether kbqa has this command with these options."""
+    result = CliRunner().invoke(kbqa, [*arguments, "--help"])
+    return result.exit_code == 0
+
+
+# --- the image -------------------------------------------------------------------------------------------------------
+
+
+def test_the_image_is_made_of_files_that_are_there_and_of_nothing_else():
+    copied = [name for rest in of("COPY") if "--from" not in rest for name in rest.split()[:-1]]
+    assert all((ROOT / name).exists() for name in copied)
+    ignored = (ROOT / "docker" / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert ignored[1] == "*", "documents, bases and keys stay out"
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
+
+
+def test_the_image_runs_the_service_as_nobody_in_particular():
+    assert of("USER") == ["10001:10001"]
+    assert understood(json.loads(of("ENTRYPOINT")[0])[1:] + json.loads(of("CMD")[0]))
+    assert "KBQA_HOME=/kbqa" in of("ENV")[0]
+    assert not re.search(r"(?i)secret|token|passw|api_key", " ".join(rest for _, rest in dockerfile()))
+
+
+def test_the_image_can_be_built_with_what_it_may_be_given():
+    extras = {"glm", "ocr"}
+    declared = Path(ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(f"\n{extra} = [" in declared for extra in extras)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_the_image_knows_whether_the_service_is_well(tmp_path):
+    (health,) = of("HEALTHCHECK")
+    python, option, code = json.loads(health[health.index("[") :])
+    assert (python, option) == ("python", "-c")
+    (tmp_path / "knowledge").mkdir()
+    with serving(tmp_path) as (process, url):
+        there = subprocess.run([sys.executable, "-c", code.replace("http://127.0.0.1:8000", url)], check=False)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        gone = subprocess.run([sys.executable, "-c", code.replace("http://127.0.0.1:8000", url)], capture_output=True)
+    assert (there.returncode, gone.returncode) == (0, 1)
+
+
+# --- compose, systemd, nginx -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["kbqa", "kbqa-gpu"])
+def test_compose_keeps_what_must_last_and_gives_the_service_time_to_end(compose, name):
+    service = compose["services"][name]
+    kept = {volume.split(":")[-1 if volume.count(":") == 1 else -2] for volume in service["volumes"]}
+    assert {"/kbqa/knowledge", "/kbqa/vectorstore"} <= kept
+    assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (True, ["ALL"], ["/tmp"])
+    assert int(service["stop_grace_period"].removesuffix("s")) > LEAST_TO_STOP + 10
+    assert (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+    assert service["ports"] == ["${KBQA_LISTEN:-127.0.0.1:8000}:8000"]
+    assert not any(re.search("(?i)key|secret|passw", variable) for variable in service.get("environment", {}))
+
+
+def test_the_settings_that_compose_gives_are_settings(compose):
+    from kbqa.config import load_config
+
+    given = dict(compose["services"]["kbqa-gpu"]["environment"])
+    config = load_config(Home(ROOT), given)
+    assert (config.generator.kind, config.generator.device) == ("chatglm", "cuda")
+
+
+def test_the_unit_starts_the_service_and_lets_it_end(unit):
+    service = unit["Service"]
+    program, *arguments = shlex.split(service["ExecStart"])
+    assert Path(program).name == "kbqa"
+    assert understood(arguments)
+    assert int(service["TimeoutStopSec"]) > LEAST_TO_STOP + 10
+    assert service["KillMode"] == "mixed", "the readers of documents must not be signalled beside the service"
+    assert service["OOMPolicy"] == "continue"
+    assert "KBQA_HOME=/var/lib/kbqa" in service["Environment"]
+    assert service["StateDirectory"] == "kbqa"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
+    unit = (ROOT / "deploy" / "kbqa.service").read_text(encoding="utf-8")
+    (tmp_path / "kbqa.service").write_text(unit.replace("/opt/kbqa/bin/kbqa", sys.executable), encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / "kbqa.service"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "kbqa.service" in done.stderr) == (0, False), done.stderr
+
+
+def test_the_proxy_lets_streams_and_uploads_through():
+    conf = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+    assert conf.count("{") == conf.count("}")
+    assert "proxy_buffering off;" in conf
+    assert int(re.search(r"client_max_body_size (\d+)m;", conf)[1]) > ServerConfig().max_upload_total_mb
+    assert int(re.search(r"proxy_read_timeout (\d+)s;", conf)[1]) > 2 * stream.PULSE
+
+
+# --- the document about all this -------------------------------------------------------------------------------------
+
+
+def test_the_figures_that_the_document_names_are_there():
+    class Model:
+        name = "none"
+        load = None
+
+    text = (ROOT / "docs" / "operation.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(kbqa_\w+?)(?:_total)?[`{\[]", text))
+    metrics = Metrics(Model(), lambda: {"queued": 0})
+    there = {family.name for family in metrics._registry.collect()}
+    assert named - there == {"kbqa_model_requests", "kbqa_model_places", "kbqa_jobs_pending", "kbqa_info"}
+    assert there <= named, "a figure that the document does not name"
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+class serving:  # noqa: N801
+    """`kbqa serve` on a free port as a process: (process, url)."""
+
+    def __init__(self, home, *arguments, **environment):
+        self._command = [sys.executable, "-m", "kbqa", "serve", "--port", "0", "--json", *arguments]
+        self._environment = {**os.environ, "KBQA_HOME": str(home), **environment}
+
+    def __enter__(self):
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._environment
+        )
+        url = json.loads(self._process.stdout.readline())["url"]
+        httpx.get(f"{url}/healthz", timeout=60)  # several answer a while after they have said so
+        return self._process, url
+
+    def __exit__(self, *_):
+        self._process.kill()  # the others end with it
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    folder = home / "knowledge" / "default"
+    folder.mkdir(parents=True)
+    (folder / "员工手册.md").write_text("# 员工手册\n\n工作满一年的员工每年享有10天年假。\n", encoding="utf-8")
+    Installation(Home(home), Config()).ingest("default")
+    return home
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_several_processes_are_replaced_one_after_the_other_and_end_together_without_breaking_a_stream(
+    home, chat_server
+):
+    go_on = threading.Event()
+
+    def slowly(handler):
+        handler.begin()
+        handler.chunk(encoded([delta("员工每年")]))
+        go_on.wait(60)
+        handler.chunk(encoded([delta("享有10天年假。"), delta(finish="stop"), "[DONE]"]))
+        handler.wfile.write(b"0\r\n\r\n")
+
+    chat_server.usual = slowly
+    model = {"KIND": "openai", "BASE_URL": chat_server.url, "MODEL": "glm"}
+    with serving(home, "--workers", "2", **{f"KBQA_GENERATOR__{key}": it for key, it in model.items()}) as (main, url):
+        first = workers_of(main)
+        asking = [Asking(url), Asking(url)]
+        main.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(workers_of(main) - first) == 1, 60)  # beside the one that it is to replace
+        assert httpx.get(f"{url}/healthz", timeout=30).is_success
+        go_on.set()
+        wait_until(lambda: len(workers_of(main)) == 2 and not workers_of(main) & first, 90)
+        go_on.clear()
+        asking.append(Asking(url))
+        main.send_signal(signal.SIGTERM)
+        wait_until(lambda: not answers(url), 30)
+        go_on.set()
+        assert main.wait(60) == 0
+    assert [it.end() for it in asking] == ["done"] * 3
+
+
+class Asking:
+    """A stream in a thread of its own, from its first word on."""
+
+    def __init__(self, url):
+        self._text = ""
+        self._url = url
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        wait_until(lambda: "event: token" in self._text, 60)
+
+    def _read(self):
+        request = {"question": "年假有几天？", "stream": True}
+        with httpx.stream("POST", f"{self._url}/api/v1/kb/default/ask", json=request, timeout=120) as response:
+            for part in response.iter_text():
+                self._text += part
+
+    def end(self):
+        """The name of its last event."""
+        self._thread.join(60)
+        return re.findall("event: (.*)", self._text)[-1]
+
+
+def workers_of(main):
+    """Those that live; beside them multiprocessing has a process of its own, and what has ended has no command."""
+    children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
+    return {child for child in children if b"spawn_main" in command_of(child)}
+
+
+def command_of(process):
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has just been reaped
+        return b""
+
+
+def answers(url):
+    try:
+        return httpx.get(f"{url}/healthz", timeout=5).is_success
+    except httpx.TransportError:
+        return False
