@@ -17,8 +17,9 @@ from kbqa.cancellation import Cancellation
 from kbqa.config import Config, Home
 from kbqa.errors import RegistryError
 from kbqa.generators.turns import Turns
+from kbqa.server import stream
 from kbqa.server.metrics import SHARED, Metrics
-from kbqa.types import Load
+from kbqa.types import Load, Piece
 
 LEAVE, NOWHERE = "年假有几天？", "食堂几点开门？"
 ASK = "/api/v1/kb/{kb}/ask"
@@ -165,6 +166,24 @@ def test_a_line_for_one_model_says_how_long_it_is():
             thread.daemon = True
             thread.start()
         wait_until(lambda: turns.load == Load(1, 2, 1, 8))
+
+
+def test_a_client_that_waits_for_a_model_in_this_process_is_told_how_many_do(home, monkeypatch):
+    monkeypatch.setattr(stream, "FIRST", 0.05)
+    monkeypatch.setattr(stream, "PULSE", 0.05)
+    go_on = threading.Event()
+
+    class Slow(Model):
+        def stream(self, request):
+            go_on.wait(20)
+            yield Piece("工作满一年的员工每年享有10天年假。")
+            yield Piece(finish="stop")
+
+    with serving(home, generator=Slow()) as running:
+        threading.Timer(0.5, go_on.set).start()
+        told = running.events(LEAVE)
+    assert told[0] == ("waiting", {"running": 4, "waiting": 7})
+    assert [name for name, _ in told if name != "waiting"] == ["token", "citation", "sentence", "done"]
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from kbqa.server.logs import Trace, log
 from kbqa.server.request import ERRORS, EVENTS, Json, Text, service_of, trace_of
 from kbqa.server.service import Part
 from kbqa.server.stream import event, event_stream, last
-from kbqa.types import Answer, Piece, Sentence
+from kbqa.types import Answer, Generator, Piece, Queued, Sentence
 
 __all__ = ["FIGURES", "UNREADY", "router"]
 
@@ -152,7 +152,10 @@ async def ask(kb: str, body: AskRequest, request: Request, caller: Reader) -> Re
     trace = trace_of(request)
     feed = await service_of(request).answer(trace, kb, body.question, body.history)
     if body.stream:
-        return await event_stream(feed, _Events(), lambda error: _failed(trace, error))
+        service = service_of(request)
+        return await event_stream(
+            feed, _Events(), lambda error: _failed(trace, error), waiting=lambda: _waiting(service.generator)
+        )
     answer = await last(feed, request)
     if not isinstance(answer, Answer):
         raise AssertionError("a stream ends with an Answer")
@@ -176,6 +179,14 @@ class _Events:
                 return cited + event("sentence", {**sentence_fields(part), "span": list(part.span)})
             case Answer():
                 return event("done", answer_fields(part))
+
+
+def _waiting(generator: Generator) -> bytes:
+    """How many it is worked for, and how many are in line, where the model is in this process."""
+    if not isinstance(generator, Queued):
+        return b": waiting\n\n"
+    load = generator.load
+    return event("waiting", {"running": load.running, "waiting": load.waiting})
 
 
 def _failed(trace: Trace, error: BaseException) -> bytes:

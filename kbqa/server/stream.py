@@ -155,10 +155,12 @@ async def event_stream(
     failed: Callable[[BaseException], bytes],
     end: bytes = b"",
     pulse: bytes = b": waiting\n\n",
+    waiting: Callable[[], bytes] | None = None,
 ) -> StreamingResponse:
     """What `feed` yields, each item as `render` writes it; an error on the way as `failed` does, then the end.
 
-    `pulse` is the sign of life while it is silent. Raises what the feed raises at once: that has a status of its own.
+    `pulse` is the sign of life while it is silent; before its first word `waiting` makes it, if given. Raises what the
+    feed raises at once: that has a status of its own.
     """
     try:
         first: T | _Quiet | None = await feed.within(FIRST)
@@ -167,7 +169,7 @@ async def event_stream(
     except BaseException:
         feed.close()
         raise
-    return _EventStream(feed, _events(feed, first, render, failed, end, pulse))
+    return _EventStream(feed, _events(feed, first, render, failed, end, pulse, waiting))
 
 
 async def _events(
@@ -177,11 +179,16 @@ async def _events(
     failed: Callable[[BaseException], bytes],
     end: bytes,
     pulse: bytes,
+    waiting: Callable[[], bytes] | None,
 ) -> AsyncIterator[bytes]:
     try:
         while item is not None:
-            if written := pulse if item is QUIET else render(item):
-                yield written
+            if item is QUIET:
+                yield waiting() if waiting else pulse
+            else:
+                waiting = None
+                if written := render(item):
+                    yield written
             item = await feed.within(PULSE)
     except StopAsyncIteration:
         pass
