@@ -2,7 +2,6 @@
 
 from kbqa.registry.adapters import Adapter, Adapters, Served
 from kbqa.registry.conversations import Conversation, Conversations, Round
-from kbqa.registry.adapters import Adapter, Adapters, Served
 from kbqa.registry.database import FILE, Database
 from kbqa.registry.feedback import RATINGS, Feedback, FeedbackLog, Rating
 from kbqa.registry.jobs import ENDED, Job, JobFile, Jobs, JobState, Progress
@@ -13,8 +12,6 @@ __all__ = [
     "FILE",
     "RATINGS",
     "SCOPES",
-    "Adapter",
-    "Adapters",
     "Adapter",
     "Adapters",
     "Conversation",
@@ -33,7 +30,6 @@ __all__ = [
     "Rating",
     "Round",
     "Scope",
-    "Served",
     "Served",
     "expiry",
 ]

@@ -79,12 +79,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             source TEXT NOT NULL, is_default INTEGER NOT NULL, promoted_at REAL NOT NULL
         )""",
     ),
-    (
-        """CREATE TABLE adapters (
-            name TEXT PRIMARY KEY, folder TEXT NOT NULL, method TEXT NOT NULL, base TEXT NOT NULL,
-            source TEXT NOT NULL, is_default INTEGER NOT NULL, promoted_at REAL NOT NULL
-        )""",
-    ),
 )
 
 
