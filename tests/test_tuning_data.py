@@ -5,17 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import time
 import zipfile
 from datetime import date, datetime
 
 import pytest
-from chatserver import SAID, answer, refusal
+from chatserver import SAID, answer, endless, refusal
 from click.testing import CliRunner
 from openpyxl import Workbook
 from test_readers import compound_file
 
 from kbqa.cli import kbqa
 from kbqa.errors import ConfigError
+from kbqa.generators.openai import OpenAIGenerator
 from kbqa.prompt import fill
 from kbqa.retriever import expand
 from kbqa.tuning import Columns, Row, read_rows, split, write_rows
@@ -23,6 +25,7 @@ from kbqa.tuning.checks import Lengths, check, without_duplicates
 from kbqa.tuning.convert import convert
 from kbqa.tuning.knowledge import grounded
 from kbqa.tuning.tables import Named, read_table
+from kbqa.tuning.teacher import teach
 from kbqa.types import REFUSAL
 
 LEAVE = ("年假有几天？", "满一年的员工每年有10天年假。")
@@ -496,6 +499,21 @@ def test_a_teacher_that_fails_loses_no_answer_and_goes_on_where_it_was(home, tmp
     assert len(chat_server.seen) == 4
     assert sorted(row.response for row in read_rows(out) if row.teacher) == sorted(["一", "二", *[SAID.strip()] * 4])
     assert not kept.exists()
+
+
+def test_who_breaks_off_waits_for_nobody_and_keeps_what_was_answered(tmp_path, chat_server):
+    teacher = OpenAIGenerator(chat_server.url, "glm")
+    chat_server.script, chat_server.usual = [answer("一")], endless
+    kept = tmp_path / "out.teacher.jsonl"
+
+    def interrupted(row):
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        teach([Row(f"第{at}条？", "") for at in range(9)], teacher, "gpt", kept, on_row=interrupted)
+    assert time.monotonic() - began < 10  # the others go on for ever
+    assert [row.response for row in read_rows(kept)] == ["一"]
 
 
 def test_answers_of_another_teacher_are_never_taken_for_this_ones(home, tmp_path, chat_server):

@@ -31,7 +31,7 @@ __all__ = [
     "typed",
 ]
 
-WRITERS = ("ingest", "add", "kb")
+WRITERS = ("ingest", "add", "kb", "tune")
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 REMEDIES = {
     errno.EACCES: "give this user the right to read and write it",

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kbqa.cancellation import Cancellation
 from kbqa.errors import ConfigError, GeneratorError, KbqaError
 from kbqa.prompt import messages
 from kbqa.tuning.data import Columns, Row, fields_of, read_rows
@@ -97,8 +98,9 @@ def _answers(rows: Sequence[Row], teacher: Generator, name: str, at_once: int, k
     """Each row answered, or with the reason why it is not. When the teacher fails, what is on its way still comes."""
     pool = ThreadPoolExecutor(min(at_once, max(len(rows), 1)))
     broken: KbqaError | None = None
+    leaving = Cancellation()
     try:
-        asked = {pool.submit(_answer, row, teacher): row for row in rows}
+        asked = {pool.submit(_answer, row, teacher, leaving): row for row in rows}
         for future in as_completed(asked):
             if future.cancelled():
                 continue
@@ -110,6 +112,9 @@ def _answers(rows: Sequence[Row], teacher: Generator, name: str, at_once: int, k
                     other.cancel()
             else:
                 yield replace(asked[future], response=text, teacher=name), reason
+    except BaseException:  # Ctrl-C, or a full disk: nobody waits for what is on its way
+        leaving.cancel()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
     if broken is not None:
@@ -119,9 +124,9 @@ def _answers(rows: Sequence[Row], teacher: Generator, name: str, at_once: int, k
         ) from broken
 
 
-def _answer(row: Row, teacher: Generator) -> tuple[str, str]:
+def _answer(row: Row, teacher: Generator, leaving: Cancellation) -> tuple[str, str]:
     """(text, "") or ("", why there is none)."""
-    request = GenerationRequest(messages(row.prompt, row.history), row.prompt, temperature=0.0)
+    request = GenerationRequest(messages(row.prompt, row.history), row.prompt, temperature=0.0, cancellation=leaving)
     pieces = list(teacher.stream(request))
     text = "".join(piece.text for piece in pieces).strip()
     if any(piece.finish == "length" for piece in pieces):
