@@ -1,17 +1,25 @@
-"""The 6B shape with random weights on a CUDA GPU: decoding, prefill and memory in float16, bfloat16, int8 and int4.
+"""The 6B shape with random weights on a CUDA GPU: decoding, prefill, memory, many users, in 16, 8 and 4 bits.
 
-    python scripts/bench_glm_gpu.py
+    python scripts/bench_glm_gpu.py                                 # about five minutes; needs 20 GB for float16
+    python scripts/bench_glm_gpu.py --kind int4 --turns 0           # one row, without the 500 turns
+    python scripts/bench_glm_gpu.py --device cpu --shape tiny       # only to see that it runs
 
 Decoding is timed for 1, 8 and 32 sequences behind 128 tokens; "floor" is the share of the GPU's memory speed, which is
-measured with a copy in the same run. Each fast layer is held against the plain one first. Refuses without a GPU.
+measured with a copy in the same run. Each fast layer is held against the plain one first ("off by", relative). Memory
+is what torch holds at its highest for one answer with a context of 2,048 tokens, prefill of 512 included; the CUDA
+runtime's own (some 0.5 GB) comes on top. Then, through the engine as a server uses it: 20 streams at once, each with a
+deadline, and the memory after 500 turns beside that after the 20th.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,119 +28,224 @@ from torch import nn
 
 from kbqa.chatglm.architecture import Architecture
 from kbqa.chatglm.decoder import Decoder
+from kbqa.chatglm.engine import Ended, Engine, Job
 from kbqa.chatglm.kernels import faster
 from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear
 from kbqa.chatglm.runner import Runner
+from kbqa.chatglm.sampling import Sampling
+from kbqa.errors import GeneratorError
 
-SHAPE = Architecture(
+GLM3_6B = Architecture(
     "chatglm3", "chatglm", layers=28, hidden=4096, heads=32, groups=2, head_dim=128, inner=13696, vocabulary=65024,
     eps=1e-5, context=8192, eos=(2,), pad=0, dtype="float16", rotary=64,
 )  # fmt: skip
+TINY = replace(GLM3_6B, layers=2, hidden=128, heads=4, head_dim=32, inner=192, vocabulary=1024, rotary=16)
+SHAPES = {"6b": GLM3_6B, "tiny": TINY}
 KINDS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.bfloat16, "int4": torch.bfloat16}
-BATCHES, PROMPT, CONTEXT, STEPS = (1, 8, 32), 128, 2048, 20
+BATCHES, PROMPT, READ, CONTEXT, STEPS = (1, 8, 32), 128, 512, 2048, 20
+STREAMS, TOKENS, DEADLINE = 20, 128, 120.0  # users at once, what each is written, seconds that each is given
 
 
-def seconds(work: Callable[[], object], count: int = 1) -> float:
+@dataclass(frozen=True)
+class Bench:
+    """One device, and the shape of the model on it."""
+
+    device: str
+    a: Architecture
+    speed: float  # of its memory, bytes a second
+
+    @classmethod
+    def on(cls, device: str, a: Architecture) -> Bench:
+        one = torch.empty(1 << (30 if device == "cuda" else 26), dtype=torch.uint8, device=device)
+        copy = partial(torch.empty_like(one).copy_, one)
+        return cls(device, a, 2 * one.nbytes / seconds(device, copy, STEPS))
+
+    # --- the model ---------------------------------------------------------------------------------------------------
+
+    def layer(self, linear: nn.Linear, kind: str, dtype: torch.dtype) -> nn.Module:
+        """`linear`, which is on the meta device, with random weights."""
+        weight = torch.randn(linear.out_features, linear.in_features, dtype=dtype, device=self.device) * 0.02
+        bias = None if linear.bias is None else nn.Parameter(torch.zeros(len(weight), dtype=dtype, device=self.device))
+        made: Any = linear
+        if kind.startswith("int"):
+            made = GroupedLinear(linear) if kind == "int4" else QuantizedLinear(linear, 8)
+            made.fill(weight)
+        else:
+            made.weight = nn.Parameter(weight)
+        made.bias = bias
+        return made.requires_grad_(False)
+
+    def decoder(self, kind: str) -> tuple[Decoder, set[str]]:
+        """The decoder, and the names of the kinds of layer in it."""
+        dtype, kinds = KINDS[kind], set()
+        with torch.device("meta"):
+            decoder = Decoder(self.a)
+        for parent in [module for module in decoder.modules() if any(module.children())]:
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, nn.Linear):
+                    fast = faster(self.layer(layer, "plain" if name == "head" else kind, dtype), dtype)
+                    kinds.add(type(fast).__name__)
+                    setattr(parent, name, fast)
+                elif not any(layer.children()):
+                    for part, tensor in list(layer.named_parameters()):
+                        new = torch.randn(tensor.shape, dtype=dtype, device=self.device) * 0.02 + (tensor.ndim == 1)
+                        setattr(layer, part, nn.Parameter(new, requires_grad=False))
+        decoder.frequencies = decoder.frequencies.to(self.device)
+        return decoder.eval(), kinds
+
+    def off_by(self, kind: str) -> float:
+        """How far the fast layer here is from float32 on the CPU, relative to the largest number."""
+        dtype = KINDS[kind]
+        layer: Any = self.layer(nn.Linear(self.a.hidden, self.a.hidden, device="meta", bias=False), kind, dtype)
+        x = torch.randn(5, self.a.hidden, dtype=dtype, device=self.device)
+        got = faster(layer, dtype)(x).float().cpu()
+        layer, x = layer.cpu().float(), x.float().cpu()
+        wanted = layer(x)
+        return float((got - wanted).abs().max() / wanted.abs().max())
+
+    # --- the runner --------------------------------------------------------------------------------------------------
+
+    def prefill(self, runner: Runner) -> float:
+        """Tokens a second."""
+        return READ / seconds(self.device, lambda: runner.read(runner.begin(0, range(7, 7 + READ)), READ))
+
+    def step(self, decoder: Decoder, batch: int) -> float:
+        """Seconds of a step that writes `batch` tokens."""
+        runner = Runner(decoder, batch, CONTEXT)
+        sequences = [runner.begin(slot, range(7, 7 + PROMPT)) for slot in range(batch)]
+        for sequence in sequences:
+            sequence.filled = PROMPT
+        return seconds(self.device, partial(runner.write, sequences, [11] * batch), STEPS)
+
+    # --- the engine --------------------------------------------------------------------------------------------------
+
+    def job(self, prompt: int, most: int, seed: int, deadline: float | None = None) -> Job:
+        ids = [7 + (seed + at) % (self.a.vocabulary - 7) for at in range(prompt)]
+        return Job(ids, Sampling(temperature=0.8, top_p=0.8, seed=seed), most, frozenset(), deadline=deadline)
+
+    def streams(self, decoder: Decoder) -> str:
+        """All of them at once, one after another in the engine's slots."""
+        engine = Engine(decoder, slots=STREAMS, waiting=0, context=CONTEXT)
+        start = time.monotonic()
+
+        def follow(number: int) -> tuple[float, bool]:
+            """(seconds to the first token, whether all came in time)"""
+            first = 0.0
+            try:
+                for it in engine.write(self.job(PROMPT, TOKENS, number, start + DEADLINE)):
+                    first = first or time.monotonic() - start
+                    if isinstance(it, Ended):
+                        return first, True
+            except GeneratorError as error:
+                print(f"stream {number}: {error}", file=sys.stderr)
+            return first, False
+
+        try:
+            with ThreadPoolExecutor(STREAMS) as users:
+                ended = list(users.map(follow, range(STREAMS)))
+            took = time.monotonic() - start
+        finally:
+            engine.close()
+        whole = sum(good for _, good in ended)
+        last = max(first for first, _ in ended)
+        return f"{whole} of {STREAMS} whole, first tokens within {last:.1f} s, {whole * TOKENS / took:.0f} tokens/s"
+
+    def turns(self, decoder: Decoder, count: int) -> str:
+        """Answers of one length, some of them given up in the middle."""
+        engine, early = Engine(decoder, slots=4, context=CONTEXT), 0
+        try:
+            for number in range(count):
+                with closing(engine.write(self.job(64, 16, number))) as ids:
+                    for at, _ in enumerate(ids):
+                        if number % 5 == 2 and at == 4:
+                            break
+                if number == min(20, count - 1):
+                    early = self.held()
+            return f"{(self.held() - early) / 2**20:+.1f} MiB since turn 20"
+        finally:
+            engine.close()
+
+    def held(self) -> int:
+        """Bytes of the device's memory that this process has; on a CPU its resident memory."""
+        if self.device == "cuda":
+            return torch.cuda.memory_reserved()
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated() if self.device == "cuda" else self.held()
+
+
+def seconds(device: str, work: Callable[[], object], count: int = 1) -> float:
     """Of one of `count` runs, the GPU's work included."""
     work()
-    torch.cuda.synchronize()
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(count):
         work()
-    torch.cuda.synchronize()
+    synchronize(device)
     return (time.perf_counter() - start) / count
 
 
-def memory_speed() -> float:
-    """Bytes a second, read and written."""
-    one = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    return 2 * one.nbytes / seconds(partial(torch.empty_like(one).copy_, one), 20)
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
-def layer_of(linear: nn.Linear, kind: str, dtype: torch.dtype) -> nn.Module:
-    """`linear`, which is on the meta device, with random weights on the GPU."""
-    weight = torch.randn(linear.out_features, linear.in_features, dtype=dtype, device="cuda") * 0.02
-    bias = None if linear.bias is None else nn.Parameter(torch.zeros(len(weight), dtype=dtype, device="cuda"))
-    made: Any = linear
-    if kind.startswith("int"):
-        made = GroupedLinear(linear) if kind == "int4" else QuantizedLinear(linear, 8)
-        made.fill(weight)
-    else:
-        made.weight = nn.Parameter(weight)
-    made.bias = bias
-    return made.requires_grad_(False)
-
-
-def decoder_of(a: Architecture, kind: str) -> tuple[Decoder, set[str]]:
-    """The decoder, and the names of the kinds of layer in it."""
-    dtype, kinds = KINDS[kind], set()
-    with torch.device("meta"):
-        decoder = Decoder(a)
-    for parent in [module for module in decoder.modules() if any(module.children())]:
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, nn.Linear):
-                fast = faster(layer_of(layer, "plain" if name == "head" else kind, dtype), dtype)
-                kinds.add(type(fast).__name__)
-                setattr(parent, name, fast)
-            elif not any(layer.children()):
-                for part, tensor in list(layer.named_parameters()):
-                    new = torch.randn(tensor.shape, dtype=dtype, device="cuda") * 0.02 + (tensor.ndim == 1)
-                    setattr(layer, part, nn.Parameter(new, requires_grad=False))
-    decoder.frequencies = decoder.frequencies.cuda()
-    return decoder.eval(), kinds
-
-
-def read_prompt(runner: Runner) -> None:
-    runner.read(runner.begin(0, range(7, 519)))
-
-
-def check(kind: str) -> float:
-    """How far the layer on this GPU is from float32 on the CPU, relative to the largest number."""
-    layer = layer_of(nn.Linear(4096, 4096, device="meta", bias=False), kind, KINDS[kind])
-    x = torch.randn(5, 4096, dtype=KINDS[kind], device="cuda")
-    got = faster(layer, KINDS[kind])(x).float().cpu()
-    wanted = (
-        layer.cpu().float()(x.float().cpu())
-        if kind.startswith("int")
-        else x.float().cpu() @ layer.weight.float().cpu().T
-    )
-    return float((got - wanted).abs().max() / wanted.abs().max())
-
-
-@torch.inference_mode()
-def main() -> None:
-    if not torch.cuda.is_available():
-        sys.exit("there is no CUDA GPU that this torch can use; for CPUs there is scripts/bench_glm.py")
-    speed = memory_speed()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
-    print(f"memory {speed / 1e9:.0f} GB/s\n")
-    heads = " | ".join(f"decode x{batch}" for batch in BATCHES)
-    print(f"| weights | layers | off by | prefill 512 | {heads} | floor x1 | GPU memory GB |")
-    print("| --- " * (6 + len(BATCHES)) + "|")
-    for kind in KINDS:
-        torch.cuda.reset_peak_memory_stats()
-        off = check(kind)
-        decoder, kinds = decoder_of(replace(SHAPE), kind)
-        read = torch.cuda.memory_allocated() - decoder.embedding.weight.nbytes
-        rates, floor, prefill = [], 0.0, 0.0
-        for batch in BATCHES:
-            runner = Runner(decoder, batch, CONTEXT)
-            if batch == 1:
-                prefill = 512 / seconds(partial(read_prompt, runner))
-            sequences = [runner.begin(slot, range(7, 7 + PROMPT)) for slot in range(batch)]
-            for sequence in sequences:
-                sequence.filled = PROMPT
-            step = seconds(partial(runner.write, sequences, [11] * batch), STEPS)
-            rates.append(f"{batch / step:.1f}")
-            floor = floor or read / step / speed
-            runner = None
-        peak = torch.cuda.max_memory_allocated() / 1e9
-        shown = " | ".join(rates)
-        print(
-            f"| {kind} | {' '.join(sorted(kinds))} | {off:.4f} | {prefill:.0f} | {shown} | {floor:.0%} | {peak:.1f} |"
-        )
-        del decoder
+def measure(bench: Bench, kind: str, turns: int) -> tuple[str, list[str]]:
+    """(a row of the table, what the engine did)"""
+    if bench.device == "cuda":
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    off = bench.off_by(kind)
+    decoder, kinds = bench.decoder(kind)
+    read = sum(it.nbytes for it in weights(decoder)) - decoder.embedding.weight.nbytes
+    prefill = bench.prefill(Runner(decoder, 1, CONTEXT))
+    steps = {1: bench.step(decoder, 1)}
+    peak = bench.peak()
+    steps |= {batch: bench.step(decoder, batch) for batch in BATCHES[1:]}
+    rates = " | ".join(f"{batch / took:.1f}" for batch, took in steps.items())
+    layers = " ".join(sorted(kinds))
+    floor = read / steps[1] / bench.speed
+    row = f"| {kind} | {layers} | {off:.4f} | {prefill:.0f} | {rates} | {floor:.0%} | {peak / 1e9:.2f} |"
+    done = [f"{kind}: {STREAMS} streams at once: {bench.streams(decoder)}"]
+    if turns:
+        done.append(f"{kind}: memory after {turns} turns: {bench.turns(decoder, turns)}")
+    return row, done
+
+
+def weights(module: nn.Module) -> list[torch.Tensor]:
+    """Also those that layers of the fast path keep as plain attributes."""
+    found: dict[int, torch.Tensor] = {}
+    for part in module.modules():
+        kept = [*vars(part).values(), *part._parameters.values(), *part._buffers.values()]
+        found |= {id(it): it for it in kept if isinstance(it, torch.Tensor)}
+    return list(found.values())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--shape", choices=SHAPES, default="6b")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="one or more rows of the table; else all")
+    parser.add_argument("--turns", type=int, default=500, help="0: leave them out")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("there is no CUDA GPU that this torch can use; for CPUs there is scripts/bench_glm.py")
+    with torch.inference_mode():
+        bench = Bench.on(options.device, SHAPES[options.shape])
+        name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+        print(f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}, memory {bench.speed / 1e9:.0f} GB/s\n")
+        heads = " | ".join(f"decode x{batch}" for batch in BATCHES)
+        print(f"| weights | layers | off by | prefill {READ} | {heads} | floor x1 | memory, GB |")
+        print("| --- " * (6 + len(BATCHES)) + "|")
+        told: list[str] = []
+        for kind in options.kind or KINDS:
+            row, done = measure(bench, kind, options.turns)
+            print(row, flush=True)
+            told += done
+    print("", *told, sep="\n")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,17 @@ def test_closing_the_iterator_gives_the_slot_to_the_next(decoder):
         assert engine.load == (0, 0)
 
 
+def test_an_engine_that_was_made_in_inference_mode_works_in_every_thread(decoder):
+    job = Job(prompt(decoder, 1, 2), GREEDY, most=30, stops=frozenset(), prefix=prefix_of(decoder.architecture, 1))
+    with torch.inference_mode():
+        made = engine_of(decoder, slots=1)
+        engine = made.__enter__()
+    with closing(engine.write(job)) as ids:
+        next(ids)
+    assert all_of(engine, job) == alone(decoder, job)
+    made.__exit__(None, None, None)
+
+
 def test_a_full_queue_says_so_at_once(decoder):
     endless = Job(prompt(decoder, 1, 2), GREEDY, most=100, stops=frozenset())
     with engine_of(decoder, slots=1, waiting=0) as engine, closing(engine.write(endless)) as ids:

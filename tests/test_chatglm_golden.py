@@ -28,13 +28,17 @@ BASES = pytest.mark.parametrize("case", list(cases("base")), ids=str)
 TUNED = pytest.mark.parametrize("case", list(cases("ptuning", "ptuning_proj")), ids=str)
 QUANTIZED = pytest.mark.parametrize("case", list(cases("int8", "int4", "int4_emb")), ids=str)
 
-_loaded: dict[str, ChatGLM] = {}
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
+
+_loaded: dict[tuple[str, str], ChatGLM] = {}
 
 
-def model_of(case: Case) -> ChatGLM:
-    if str(case) not in _loaded:
-        _loaded[str(case)] = load_chatglm(case.base, prefix=case.folder if case.tuned else None)
-    return _loaded[str(case)]
+def model_of(case: Case, device: str = "cpu") -> ChatGLM:
+    if (str(case), device) not in _loaded:
+        prefix = case.folder if case.tuned else None
+        _loaded[str(case), device] = load_chatglm(case.base, device=device, prefix=prefix)
+    return _loaded[str(case), device]
 
 
 def rows_of(case: Case, name: str) -> list[list[int]]:
@@ -43,18 +47,21 @@ def rows_of(case: Case, name: str) -> list[list[int]]:
     return [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
 
 
+@DEVICES
 @EVERY
-def test_one_prompt_gets_the_logits_of_the_original(case):
+def test_one_prompt_gets_the_logits_of_the_original(case, device):
     for name in [key.removesuffix(".logits") for key in case.tensors if key in ("single.logits", "mask_mid.logits")]:
-        (logits,) = model_of(case).logits(case.tensors[f"{name}.input_ids"].tolist())
-        torch.testing.assert_close(logits, case.tensors[f"{name}.logits"][0], atol=case.tolerance, rtol=1e-4)
+        (logits,) = model_of(case, device).logits(case.tensors[f"{name}.input_ids"].tolist())
+        torch.testing.assert_close(logits.cpu(), case.tensors[f"{name}.logits"][0], atol=case.tolerance, rtol=1e-4)
 
 
+@DEVICES
 @EVERY
-def test_a_batch_of_different_lengths_gets_the_logits_of_the_original(case):
+def test_a_batch_of_different_lengths_gets_the_logits_of_the_original(case, device):
     rows = rows_of(case, "batch")
-    for ids, logits, wanted in zip(rows, model_of(case).logits(rows), case.tensors["batch.logits"], strict=True):
-        torch.testing.assert_close(logits, wanted[-len(ids) :], atol=case.tolerance, rtol=1e-4)
+    all_logits = model_of(case, device).logits(rows)
+    for ids, logits, wanted in zip(rows, all_logits, case.tensors["batch.logits"], strict=True):
+        torch.testing.assert_close(logits.cpu(), wanted[-len(ids) :], atol=case.tolerance, rtol=1e-4)
 
 
 @BASES
@@ -101,9 +108,10 @@ def runs() -> list[tuple[Case, str]]:
     ]
 
 
+@DEVICES
 @pytest.mark.parametrize(("case", "name"), runs(), ids=lambda value: str(value))
-def test_greedy_writing_gives_the_ids_of_the_original(case, name):
-    model, output = model_of(case), case.tensors[f"{name}.output_ids"]
+def test_greedy_writing_gives_the_ids_of_the_original(case, name, device):
+    model, output = model_of(case, device), case.tensors[f"{name}.output_ids"]
     batch = name == "generate_batch"
     prompts = rows_of(case, "batch") if batch else None
     for row, ids in enumerate(output.tolist()):
@@ -115,10 +123,11 @@ def test_greedy_writing_gives_the_ids_of_the_original(case, name):
         assert model.generate(prompt, len(written)) == written[:until]
 
 
+@DEVICES
 @BASES
-def test_each_step_of_a_batch_in_the_slots_gives_the_logits_of_the_original(case):
+def test_each_step_of_a_batch_in_the_slots_gives_the_logits_of_the_original(case, device):
     """All prompts of the batch at once, one slot each, fed with what the original chose."""
-    model, rows = model_of(case), rows_of(case, "batch")
+    model, rows = model_of(case, device), rows_of(case, "batch")
     recorded = sorted(key for key in case.tensors if key.startswith("generate_batch.step") and key.endswith(".logits"))
     start = case.tensors["generate_batch.step00.input_ids"].shape[1]
     chosen = case.tensors["generate_batch.output_ids"][:, start:]
@@ -130,7 +139,8 @@ def test_each_step_of_a_batch_in_the_slots_gives_the_logits_of_the_original(case
         if step:
             ended |= torch.tensor([int(token) in model.stops for token in chosen[:, step - 1]])
             logits = runner.write(sequences, chosen[:, step - 1].tolist())
-        torch.testing.assert_close(logits[~ended], case.tensors[key][~ended], atol=max(case.tolerance, 2e-4), rtol=1e-4)
+        got, wanted = logits.cpu()[~ended], case.tensors[key][~ended]
+        torch.testing.assert_close(got, wanted, atol=max(case.tolerance, 2e-4), rtol=1e-4)
 
 
 @TUNED

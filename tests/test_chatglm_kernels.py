@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="kbqa[glm] is not installed")
@@ -13,6 +17,7 @@ from kbqa.chatglm import kernels, load_chatglm  # noqa: E402
 from kbqa.chatglm.kernels import Int4, Int8, Reordered, TwoDigits, faster  # noqa: E402
 from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear  # noqa: E402
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 ROWS, COLUMNS = 320, 512
 COUNTS = pytest.mark.parametrize("count", [1, 2, 9, kernels.MANY, 200])
 
@@ -148,3 +153,36 @@ def test_layers_are_fast_in_bfloat16_and_exact_in_float32_unless_told_otherwise(
     told = load_chatglm(some.folder, dtype="bfloat16", exact=True)
     kinds = [type(model.decoder.blocks[0].up) for model in (fast, slow, told)]
     assert kinds == [Reordered, nn.Linear, nn.Linear]
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    pytest.importorskip("psutil")
+    path = Path(__file__).parents[1] / "scripts" / "bench_glm_gpu.py"
+    spec = importlib.util.spec_from_file_location("bench_glm_gpu", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "bench_glm_gpu", module)
+    spec.loader.exec_module(module)
+    for name, small in {"BATCHES": (1, 2), "READ": 32, "STEPS": 2, "STREAMS": 3, "TOKENS": 8}.items():
+        monkeypatch.setattr(module, name, small)
+    return module
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
+def test_the_benchmark_for_gpus_measures_a_small_shape_too(bench, capsys, device):
+    """Mistakes in it should not be found only where GPUs are dear."""
+    bench.main(["--device", device, "--shape", "tiny", "--turns", "25", "--kind", "float16", "--kind", "int4"])
+    told = capsys.readouterr().out
+    for kind in ("float16", "int4"):
+        (row,) = [line.split("|") for line in told.splitlines() if line.startswith(f"| {kind} ")]
+        off, prefill, first, second = (float(cell) for cell in row[3:7])
+        assert off < 0.02
+        assert min(prefill, first, second) > 0
+        assert f"{kind}: 3 streams at once: 3 of 3 whole" in told
+        assert f"{kind}: memory after 25 turns: " in told
+
+
+def test_without_a_gpu_the_benchmark_for_gpus_says_so(bench, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="there is no CUDA GPU"):
+        bench.main([])

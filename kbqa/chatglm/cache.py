@@ -26,8 +26,8 @@ class Cache:
         a = architecture
         shape = (slots, a.groups, capacity, a.head_dim)
         self.slots, self.capacity = slots, capacity
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(a.layers)]
+        self.keys = [_zeros(shape, dtype, device) for _ in range(a.layers)]
+        self.values = [_zeros(shape, dtype, device) for _ in range(a.layers)]
 
     @property
     def nbytes(self) -> int:
@@ -37,7 +37,7 @@ class Cache:
         """Makes room for more tokens in every slot, layer by layer, so that only one is there twice."""
         for kept in (self.keys, self.values):
             for layer, old in enumerate(kept):
-                kept[layer] = new = old.new_zeros((*old.shape[:2], capacity, old.shape[3]))
+                kept[layer] = new = _zeros((*old.shape[:2], capacity, old.shape[3]), old.dtype, old.device)
                 new[:, :, : self.capacity] = old
         self.capacity = capacity
 
@@ -56,6 +56,12 @@ class Cache:
         for it in (*self.keys, *self.values):
             it[slot, :, :columns].zero_()
             it[slot, :, -1].zero_()
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Which any thread may write into: what is made in inference mode could only be changed in it."""
+    with torch.inference_mode(False):
+        return torch.zeros(shape, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, slots=True)
