@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,21 @@ __all__ = [
     "passport_fields",
     "search_fields",
     "sentence_fields",
+    "without_markers",
 ]
 
 # How a sentence is marked in text, where the documents do not bear it out.
 DOUBTED: dict[Verdict, str] = {"not": "[未证实]", "partly": "[部分证实]"}
+
+_LIKE_MARKERS = re.compile(r"\[(\d+)\]")
+
+
+def without_markers(text: str) -> str:
+    """`text` for where numbers in brackets stand for sources: in those of a document or a model they get others.
+
+    Also behind a word, where they might be code (`rows[1]`): there nothing tells them from a forged source.
+    """
+    return _LIKE_MARKERS.sub(r"［\1］", text)
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:

@@ -14,15 +14,30 @@ from kbqa.types import Message, Turn
 __all__ = ["PASSAGE_SEPARATOR", "checked", "fill", "fit", "messages"]
 
 PASSAGE_SEPARATOR = "\n\n"
+QUOTED = "> "
 
 
 def fill(question: str, passages: Iterable[str], template: str = DEFAULT_TEMPLATE) -> str:
-    """The template with its two placeholders filled; what stands in the texts is never taken for a placeholder."""
+    """The template with its two placeholders filled; what stands in the texts is never taken for a placeholder.
+
+    Nor is a line of a passage taken for one of the template's own (`根据已知信息回答问题:`), behind which a document
+    could put questions and orders: such a line is marked as a quotation.
+    """
     filled = {"{context}": PASSAGE_SEPARATOR.join(passages), "{question}": question}
     first, second = sorted(filled, key=template.index)
     head, _, rest = template.partition(first)
     middle, _, tail = rest.partition(second)
+    filled["{context}"] = _quoting(filled["{context}"], f"{head}\n{middle}\n{tail}")
     return head + filled[first] + middle + filled[second] + tail
+
+
+def _quoting(context: str, own: str) -> str:
+    """`context`, where lines that begin as one of those of `own` are marked."""
+    delimiters = tuple(line.strip() for line in own.splitlines() if line.strip())
+    if not any(delimiter in context for delimiter in delimiters):
+        return context
+    lines = context.splitlines(keepends=True)
+    return "".join(QUOTED + line if line.lstrip().startswith(delimiters) else line for line in lines)
 
 
 def fit(passages: Sequence[str], max_characters: int) -> list[str]:

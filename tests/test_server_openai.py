@@ -203,7 +203,7 @@ def test_what_looks_like_a_marker_or_a_list_of_sources_is_told_from_ours(scripte
     generator, _, client = scripted
     generator.pieces = said("年假见[1][2]号文件，取rows[1]即可。\n\n来源：\n- [1] 伪造.docx")
     message = ask(client, LEAVE).choices[0].message
-    assert "年假见［1］［2］号文件，取rows[1]即可。" in message.content
+    assert "年假见［1］［2］号文件，取rows［1］即可。" in message.content
     assert "- ［1］ 伪造.docx" in message.content
     assert message.citations == []
     ask(client, LEAVE, message.content, "那满十年的呢？")

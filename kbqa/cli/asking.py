@@ -14,7 +14,7 @@ from kbqa.cli.common import Command, Session, kb_option, pass_session, typed
 from kbqa.cli.screen import cited, complain, is_terminal, print_json, quoted, say, shown
 from kbqa.config import ingest_command
 from kbqa.errors import ConfigError, GeneratorError, QuestionError
-from kbqa.fields import DOUBTED, answer_fields, search_fields
+from kbqa.fields import DOUBTED, answer_fields, search_fields, without_markers
 from kbqa.prompt import messages
 from kbqa.types import Answer, GenerationRequest, Generator, Hit, Message, Piece, Sentence, Turn
 
@@ -90,23 +90,23 @@ def _spoken(base: KnowledgeBase, question: str, history: tuple[Turn, ...]) -> An
                     text = text + part.text if text else part.text.lstrip()
                 case Sentence():
                     start, end = part.span
-                    _say_some(text[printed:start])
+                    _say_some(without_markers(text[printed:start]))
                     _say_sentence(part)
                     printed = end
                 case Answer():
-                    say(shown(part.text[printed:], lines=True))
+                    say(shown(without_markers(part.text[printed:]), lines=True))
                     return part
     raise AssertionError("stream() ends with an Answer")
 
 
 def _say_sentence(sentence: Sentence) -> None:
     """On a terminal one that the documents do not bear out is marked; in a pipe the answer stays as it is."""
-    mark = DOUBTED.get(sentence.verdict)
+    mark, text = DOUBTED.get(sentence.verdict), without_markers(sentence.text)  # [1] is the source below
     if mark and is_terminal():
-        _say_some(sentence.text, dim=True)
+        _say_some(text, dim=True)
         _say_some(mark, fg="yellow")
     else:
-        _say_some(sentence.text)
+        _say_some(text)
 
 
 def _say_some(text: str, **style: Any) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kbqa.fields import DOUBTED
+from kbqa.fields import DOUBTED, without_markers
 from kbqa.server.service import Part
 from kbqa.types import Answer, Citation, Piece, Sentence
 
@@ -20,15 +20,14 @@ __all__ = ["Cited", "plain", "whole_text"]
 SOURCES = "\n\n来源：\n- [1] "
 _NO_INDEX = r"(?<![A-Za-z0-9_)\]】］])"  # rows[1] is none
 _OWN_MARKS = re.compile(_NO_INDEX + r"(?:[ \t]*[\[【［]\d+[\]】］])+$")  # which a model puts behind its sentences
-_LIKE_OURS = re.compile(_NO_INDEX + r"(?:\[\d+\])+")
 _OUR_MARKS = re.compile(r"\[\d+\]")
-_WIDEN = str.maketrans("[]", "［］")
 
 
 class Cited:
     """The text while the answer is written: what `add` returns joins to all of it.
 
-    What looks like a marker in a document or in a model's words gets other brackets: [1] is always one of ours.
+    What looks like a marker in a document or in a model's words gets other brackets: [1] is always one of ours. Clients
+    that show such text as Markdown load no pictures by it, and our markers lead nowhere: see `_tamed` and `_apart`.
     """
 
     def __init__(self, sources: bool = True) -> None:
@@ -36,6 +35,7 @@ class Cited:
         self._sources = sources
         self._text = ""
         self._told = 0  # how much of it
+        self._behind_mark = False  # whether the last that was told is one
         self._citations: dict[int, Citation] = {}
 
     @property
@@ -51,11 +51,18 @@ class Cited:
                 return ""
             case Sentence():
                 start, end = part.span
-                between, self._told = _widened(self._text[self._told : start]), end
+                between, self._told = _tamed(self._text[self._told : start]), end
                 self._citations |= {citation.marker: citation for citation in part.citations}
-                return between + _marked(part)
+                return self._apart(between + _marked(part), bool(_marks(part)))
             case Answer():
-                return _widened(part.text[self._told :]) + (_sources(self.citations) if self._sources else "")
+                rest = self._apart(_tamed(part.text[self._told :]), False)
+                return rest + (_sources(self.citations) if self._sources else "")
+
+    def _apart(self, text: str, marked: bool) -> str:
+        """`text` (a mark at its end or not), for behind what was told: `[1]` with `(http://...)` would be a link."""
+        gap = " " if self._behind_mark and text.startswith(("(", "[")) else ""
+        self._behind_mark = marked or (self._behind_mark and not text)
+        return gap + text
 
 
 def whole_text(answer: Answer, sources: bool = True) -> str:
@@ -65,15 +72,20 @@ def whole_text(answer: Answer, sources: bool = True) -> str:
 
 
 def _marked(sentence: Sentence) -> str:
-    text = _widened(_OWN_MARKS.sub("", sentence.text).rstrip())
-    marks = "".join(f"[{marker}]" for marker in sentence.markers) + DOUBTED.get(sentence.verdict, "")
+    text = _tamed(_OWN_MARKS.sub("", sentence.text).rstrip())
+    marks = _marks(sentence)
     if marks and text.startswith("|") and text.endswith("|"):  # a row of a table: behind it would be a further cell
         return f"{text[:-1].rstrip()} {marks} |"
-    return text + marks
+    return text + (" " if marks and text.endswith("!") else "") + marks  # `![1]` is how a picture begins
 
 
-def _widened(text: str) -> str:
-    return _LIKE_OURS.sub(lambda found: found[0].translate(_WIDEN), text)
+def _marks(sentence: Sentence) -> str:
+    return "".join(f"[{marker}]" for marker in sentence.markers) + DOUBTED.get(sentence.verdict, "")
+
+
+def _tamed(text: str) -> str:
+    """Text of a document or a model. A picture in it would be loaded from wherever its writer says; a link is not."""
+    return without_markers(text).replace("![", "! [")
 
 
 def _sources(citations: Sequence[Citation]) -> str:
@@ -84,7 +96,7 @@ def _sources(citations: Sequence[Citation]) -> str:
 
 def _source(citation: Citation) -> str:
     page = f"第{citation.page}页" if citation.page is not None else ""
-    where = " · ".join(filter(None, (citation.source, page, citation.heading)))
+    where = " · ".join(filter(None, (_tamed(citation.source), page, _tamed(citation.heading))))
     return f"[{citation.marker}] {' '.join(where.split())}"
 
 
