@@ -3,6 +3,7 @@
 import dataclasses
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,19 @@ def test_every_document_is_found_as_soon_as_it_is_in_while_a_writer_goes_on(stor
             assert found(store, number(f"{at}.md", 1))[0] == f"{at}.md"
             assert nearest(store, texts(f"{at}.md")[2], 1) == [texts(f"{at}.md")[2]]
     assert verify(store.folder).findings == ()
+
+
+def test_what_is_read_steadily_is_of_one_moment_and_other_threads_go_on(store):
+    with store.write() as writer:
+        put(writer, "1.md")
+        with ThreadPoolExecutor(1) as other, store.steady():
+            assert found(store, number("1.md"))[0] == "1.md"
+            put(writer, "2.md")
+            writer.remove("1.md")
+            assert set(found(store, number("1.md"))) == {"1.md"}, "still, and not 2.md"
+            assert nearest(store, texts("1.md")[2], 1) == [texts("1.md")[2]]
+            assert set(other.submit(found, store, number("2.md")).result()) == {"2.md"}
+        assert set(found(store, number("2.md"))) == {"2.md"}
 
 
 def test_k_live_results_come_however_many_were_removed(store):

@@ -49,7 +49,11 @@ def expand(hits: Iterable[Hit], store: Store, neighbours: int) -> list[tuple[str
 
     A hit that already stands in the passage of a better one gets none of its own.
     """
-    passages: list[tuple[str, tuple[Chunk, ...]]] = []
+    with store.steady():
+        return list(_expanded(hits, store, neighbours))
+
+
+def _expanded(hits: Iterable[Hit], store: Store, neighbours: int) -> Iterator[tuple[str, tuple[Chunk, ...]]]:
     shown: set[int] = set()
     for hit in hits:
         chunk = hit.chunk
@@ -59,8 +63,7 @@ def expand(hits: Iterable[Hit], store: Store, neighbours: int) -> list[tuple[str
         run = [other for other in around if other.heading == chunk.heading and other.id not in shown] or [chunk]
         run = _run_around(run, chunk.ordinal)
         shown |= {other.id for other in run}
-        passages.append((_joined(run), tuple(run)))
-    return passages
+        yield _joined(run), tuple(run)
 
 
 def _run_around(chunks: Sequence[Chunk], ordinal: int) -> list[Chunk]:

@@ -115,19 +115,21 @@ class Retriever:
         """
         question = self._usable(question)
         k = self._config.k if k is None else k
-        if not history or leaning(question) == "no":
-            return self._retrieved(self._search(question, k), k)
-        meant = self._meant([asked for asked, _ in history[-TURNS_BACK:]])
-        return self._retrieved(self._follow(question, meant, k), k)
+        with self._store.steady():
+            if not history or leaning(question) == "no":
+                return self._retrieved(self._search(question, k), k)
+            meant = self._meant([asked for asked, _ in history[-TURNS_BACK:]])
+            return self._retrieved(self._follow(question, meant, k), k)
 
     def search_among(self, question: str, k: int, fits: Callable[[Chunk], bool]) -> Retrieval:
         """The `k` best of the chunks that fit, looked for step by step among the DEEPEST best of all."""
         question, depth = self._usable(question), max(k * 4, 100)
-        while True:
-            found = self._retrieved(self._search(question, depth), k, fits)
-            if len(found.hits) == k or depth >= min(DEEPEST, self._store.chunk_count):
-                return found
-            depth = min(depth * 10, DEEPEST)
+        with self._store.steady():
+            while True:
+                found = self._retrieved(self._search(question, depth), k, fits)
+                if len(found.hits) == k or depth >= min(DEEPEST, self._store.chunk_count):
+                    return found
+                depth = min(depth * 10, DEEPEST)
 
     def candidates(self, question: str, k: int) -> Candidates:
         """What both arms know of the `k` best chunks of each, for measuring how to weigh them."""

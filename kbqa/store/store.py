@@ -40,12 +40,21 @@ from kbqa.store.switch import rebuilding
 from kbqa.store.writer import Writer
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from kbqa.analyzer import Terms
     from kbqa.types import Chunk, Document, Vectors
 
 __all__ = ["Store"]
 
 _ATTEMPTS = 5  # to open files that a writer may be replacing at the same time
+
+
+class _Steady(threading.local):
+    """What a thread has laid hold of."""
+
+    connection: sqlite3.Connection | None = None
+    snapshot: Snapshot | None = None
 
 
 class Store:
@@ -57,6 +66,7 @@ class Store:
         self._pool = Pool(self._path)
         self._refreshing = threading.Lock()
         self._snapshot: Snapshot | None = None
+        self._steady = _Steady()
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -134,6 +144,29 @@ class Store:
 
     # --- searching ---------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """What this thread searches and reads within the block is all of one moment, which is looked for once: a search
+        reads a dozen times. Documents that come meanwhile are seen by the next one."""
+        if self._steady.connection is not None:
+            yield
+            return
+        snapshot = self._current()
+        with self._pool.reading() as connection:
+            self._steady.connection, self._steady.snapshot = connection, snapshot
+            try:
+                yield
+            finally:
+                self._steady.connection = self._steady.snapshot = None
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        if self._steady.connection is not None:
+            yield self._steady.connection
+            return
+        with self._pool.reading() as connection:
+            yield connection
+
     @property
     def passport(self) -> Passport:
         return self._current().passport
@@ -171,6 +204,8 @@ class Store:
         return [snapshot.word_frequency(word) for word in words]
 
     def _current(self) -> Snapshot:
+        if self._steady.snapshot is not None:
+            return self._steady.snapshot
         with self._pool.reading() as connection:
             version = read_state(connection).version
         snapshot = self._snapshot
@@ -213,23 +248,23 @@ class Store:
 
     def chunks(self, ids: Iterable[int]) -> dict[int, Chunk]:
         """Those that still exist."""
-        with self._pool.reading() as connection:
+        with self._reading() as connection:
             return chunks_by_id(connection, ids)
 
     def titles(self, ids: Iterable[int]) -> dict[int, str]:
         """The titles of those chunks that still exist; takes a quarter of the time of `chunks`."""
-        with self._pool.reading() as connection:
+        with self._reading() as connection:
             return titles_by_id(connection, ids)
 
     def neighbours(self, source: str, first: int, last: int) -> list[Chunk]:
         """The chunks of a document with ordinals from `first` to `last`, both inclusive, in reading order."""
-        with self._pool.reading() as connection:
+        with self._reading() as connection:
             where = "d.source = ? AND c.ordinal BETWEEN ? AND ? ORDER BY c.ordinal"
             return list(read_chunks(connection, where, (source, first, last)))
 
     def vectors(self, ids: Iterable[int]) -> dict[int, Vectors]:
         """The vectors (dim,) of those chunks that still exist."""
-        with self._pool.reading() as connection:
+        with self._reading() as connection:
             return vectors_by_id(connection, ids)
 
     def api_documents(self) -> Iterator[Document]:
