@@ -41,7 +41,9 @@ def tuning() -> None:
 
     \b
     kbqa tune convert faq.xlsx train.jsonl --dev dev.jsonl
-    kbqa tune evaluate models/chatglm3-6b output/checkpoint-1000 --data dev.jsonl
+    kbqa tune train tune.yaml
+    kbqa tune evaluate models/chatglm3-6b output/faq --data dev.jsonl
+    kbqa tune promote faq output/faq/checkpoint-1000
     """
 
 
