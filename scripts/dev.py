@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ STAMP = VENV / "kbqa-setup.json"  # what is installed: the digest of pyproject.t
 SCRIPTS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = SCRIPTS / ("python.exe" if os.name == "nt" else "python")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # in which the page is tested
 DEV_EXTRAS = ("test", "dev", "st", "langchain", "ocr", "transformers", "glm", "tune")
 # The embedding models need torch. Named exactly, pip takes the CPU build where one is offered; a looser requirement,
 # such as the one sentence-transformers has, can bring gigabytes of CUDA libraries that nothing here uses.
@@ -67,6 +69,7 @@ def do_run(further: list[str]) -> int:
 
 def do_test(further: list[str]) -> int:
     install(DEV_EXTRAS)
+    install_browser()
     return run([PYTHON, "-m", "pytest", *further], check=False)
 
 
@@ -104,6 +107,19 @@ def install(extras: tuple[str, ...]) -> None:
         run([*pip, TORCH])
     run([*pip, "-e", f".[{','.join(extras)}]" if extras else "."])
     STAMP.write_text(json.dumps({"pyproject": digest, "extras": extras}), encoding="utf-8")
+
+
+def install_browser() -> None:
+    """Chromium, from the system's packages, on machines that are there for testing; on others it is the user's choice,
+    and the tests of the page skip without it."""
+    if any(map(shutil.which, BROWSERS)):
+        return
+    if not (os.environ.get("CI") and shutil.which("apt-get") and os.geteuid() == 0):
+        say("no Chromium: the page in the browser is not tested; on Debian and Ubuntu: apt-get install chromium")
+        return
+    say("installing Chromium, in which the page is tested")
+    for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-qq", "--no-install-recommends", "chromium"]):
+        run(["env", "DEBIAN_FRONTEND=noninteractive", *command], check=False)  # if it fails, the tests say so
 
 
 def read_stamp() -> dict:

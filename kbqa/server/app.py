@@ -15,7 +15,19 @@ from starlette.responses import HTMLResponse, Response
 
 from kbqa import __version__
 from kbqa.errors import KbqaError
-from kbqa.server import chatglm, dify, dify_knowledge, documents, feedback, jobs, native, openai
+from kbqa.server import (
+    chatglm,
+    dify,
+    dify_knowledge,
+    documents,
+    feedback,
+    jobs,
+    native,
+    openai,
+    page,
+    passages,
+    status,
+)
 from kbqa.server.apipage import api_page
 from kbqa.server.auth import allow
 from kbqa.server.dify_shapes import dify_shape
@@ -32,11 +44,14 @@ ROUTERS = (
     native.router,
     documents.router,
     jobs.router,
+    passages.router,
+    status.router,
     feedback.router,
     openai.router,
     chatglm.router,
     dify.router,
     dify_knowledge.router,
+    page.router,
 )
 
 # How errors look where a dialect has a shape of its own, by how the path begins.

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "Service", "Written"]
 
+DRAWN_AT_ONCE = 2  # pages of PDFs, each by a process of its own
+
 T = TypeVar("T")
 Part = Piece | Sentence | Answer
 
@@ -81,6 +83,7 @@ class Service:
         self._workers = ThreadPoolExecutor(self.config.threads, "kbqa-work")
         quotes = installation.config.generator.kind == "extractive"  # which takes a processor; a model's answer waits
         self._places = asyncio.Semaphore(self.config.threads if quotes else self.config.concurrent_requests)
+        self.drawing = asyncio.Semaphore(DRAWN_AT_ONCE)
         self._stores: dict[str, Store] = {}
         self._ready: dict[str, KnowledgeBase] = {}
         self._opening: dict[str, threading.Lock] = {}

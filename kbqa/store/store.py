@@ -262,6 +262,12 @@ class Store:
             where = "d.source = ? AND c.ordinal BETWEEN ? AND ? ORDER BY c.ordinal"
             return list(read_chunks(connection, where, (source, first, last)))
 
+    def reaching(self, source: str, start: int, end: int) -> list[Chunk]:
+        """The chunks of a document that have any of its characters from `start` to `end`, in reading order."""
+        with self._pool.reading() as connection:
+            where = "d.source = ? AND c.start < ? AND c.stop > ? ORDER BY c.ordinal"
+            return list(read_chunks(connection, where, (source, end, start)))
+
     def vectors(self, ids: Iterable[int]) -> dict[int, Vectors]:
         """The vectors (dim,) of those chunks that still exist."""
         with self._reading() as connection:

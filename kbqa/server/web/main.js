@@ -1,0 +1,74 @@
+// The page: its views by the address (#ask, #documents, ...), the key if one is needed, then whatever the user does.
+
+import { onKeyNeeded } from "./api.js";
+import { showAsk, startAsk } from "./ask.js";
+import { prompt } from "./dialogs.js";
+import { showDocuments, startDocuments } from "./documents.js";
+import { button, el, icon, replace, word } from "./dom.js";
+import { startModel } from "./model.js";
+import { closePanel } from "./panel.js";
+import { startSettings } from "./settings.js";
+import { refresh, state } from "./state.js";
+import { showStatus, startStatus } from "./status.js";
+import { onLanguage, t } from "./words.js";
+
+const VIEWS = { ask: showAsk, model: () => {}, documents: showDocuments, status: showStatus };
+const main = document.getElementById("main");
+
+const chosen = () => (location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "ask");
+
+function show() {
+  const view = chosen();
+  if (view !== "ask") closePanel();
+  for (const section of main.querySelectorAll(".view")) section.hidden = section.id !== view;
+  for (const tab of document.querySelectorAll("[data-view]")) {
+    if (tab.dataset.view === view) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
+  }
+  title();
+  if (state.status) VIEWS[view]();
+}
+
+function title() {
+  document.title = `${t(chosen())} · kbqa`;
+}
+
+function askForKey(wrong) {
+  return prompt("keyTitle", { why: wrong ? "keyWrong" : "keyLead", name: "keyLabel", go: "keyOpen", type: "password" });
+}
+
+async function begin() {
+  main.querySelector(".trouble")?.remove();
+  try {
+    await refresh();
+  } catch (error) {
+    trouble(error);
+    return;
+  }
+  show();
+}
+
+function trouble(error) {
+  const again = button(error.status === 401 ? "keyOffer" : "retry", begin, { class: "button primary" });
+  const card = el("div", { class: "welcome" }, el("div", { class: "emblem" }, icon(error.status === 401 ? "key" : "warn")),
+    word(error.words ?? "failed", undefined, "h1"), el("p", { class: "quiet" }, error.message), again);
+  const box = el("div", { class: "trouble" }, card);
+  for (const section of main.querySelectorAll(".view")) section.hidden = true;
+  main.append(box);
+}
+
+for (const node of document.querySelectorAll("[data-icon]")) replace(node, icon(node.dataset.icon));
+startSettings();
+onKeyNeeded(askForKey);
+startAsk();
+startModel();
+startDocuments();
+startStatus();
+onLanguage(title);
+window.addEventListener("hashchange", show);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address names the view
+  main.focus();
+});
+show();
+begin();

@@ -1,0 +1,235 @@
+// Files on their way in: dropped or chosen, sent in parts of a sensible size, followed until they answer questions.
+
+import { call, path, upload } from "./api.js";
+import { button, el, icon, iconButton, replace, say, toast, word } from "./dom.js";
+import { follow } from "./jobs.js";
+import { may, onChange, state } from "./state.js";
+import { bytes } from "./words.js";
+
+const PART_FILES = 50; // sent at once: few enough to see progress, enough to take them in together
+const PART_BYTES = 64 * 2 ** 20;
+const OVER = ["added", "updated", "unchanged", "failed", "skipped", "cancelled", "rejected"];
+const LOST = ["failed", "skipped", "cancelled", "rejected"];
+
+const rows = []; // {file, name, node, status, ...}
+const list = el("ul", { class: "uploads" });
+const sum = el("div", { class: "row sum" });
+const box = el("div", { class: "card", hidden: true }, sum, list);
+const replacing = el("input", { type: "checkbox", id: "replace" });
+
+let stopping = null; // AbortController of what is being sent
+let ours = new Set(); // jobs that run for it
+let callbacks = null;
+
+// `base()` is a promise of where files go, `changed()` is called when some have gone in.
+export function startUploads(given) {
+  callbacks = given;
+  const zone = dropZone();
+  onChange(() => {
+    zone.hidden = !may("write");
+    const limit = zone.querySelector("[data-say=dropLead]");
+    say(limit, "dropLead", { mb: state.status.uploads.file_mb });
+  });
+  return el("div", { class: "incoming" }, zone, box);
+}
+
+function dropZone() {
+  const files = chooser({ multiple: true });
+  const folder = chooser({ webkitdirectory: true });
+  const zone = el("div", { class: "drop" }, icon("documents"),
+    el("div", {}, word("dropTitle", undefined, "strong"), word("dropLead", { mb: "" }, "p", { class: "quiet" })),
+    el("div", { class: "row" },
+      button("chooseFiles", () => files.click(), { class: "button primary" }, "plus"),
+      button("chooseFolder", () => folder.click(), { class: "button folder" }, "folder")),
+    el("label", { class: "check" }, replacing, word("replaceSame")), files, folder);
+  listen(zone);
+  return zone;
+}
+
+function chooser(settings) {
+  const input = el("input", { type: "file", hidden: true, ...settings });
+  input.addEventListener("change", () => {
+    take([...input.files].map((file) => ({ file, name: file.webkitRelativePath || file.name })));
+    input.value = "";
+  });
+  return input;
+}
+
+// Anywhere in the view, because a small target is hard to hit.
+function listen(zone) {
+  const view = document.getElementById("documents");
+  const holdsFiles = (event) => [...event.dataTransfer.types].includes("Files") && may("write");
+  view.addEventListener("dragover", (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    zone.classList.add("over");
+  });
+  view.addEventListener("dragleave", (event) => {
+    if (!view.contains(event.relatedTarget)) zone.classList.remove("over");
+  });
+  view.addEventListener("drop", async (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    zone.classList.remove("over");
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    const plain = [...event.dataTransfer.files].map((file) => ({ file, name: file.name }));
+    take(entries.length ? (await Promise.all(entries.map(walk))).flat() : plain);
+  });
+}
+
+// All files of what was dropped, with the folders that they lie in.
+async function walk(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    return [{ file, name: entry.fullPath.replace(/^\//, "") }];
+  }
+  const reader = entry.createReader();
+  const found = [];
+  for (;;) { // a browser tells a hundred at a time
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) return (await Promise.all(found.map(walk))).flat();
+    found.push(...some);
+  }
+}
+
+async function take(files) {
+  const visible = files.filter(({ name }) => !name.split("/").some((part) => part.startsWith(".")));
+  if (!visible.length) {
+    toast("nothingDropped");
+    return;
+  }
+  const fresh = visible.map(newRow);
+  rows.push(...fresh);
+  list.prepend(...fresh.map((row) => row.node));
+  box.hidden = false;
+  tellSum();
+  const waiting = fresh.filter((row) => row.status === "waiting");
+  for (const part of parts(waiting)) await sendPart(part);
+}
+
+function newRow({ file, name }) {
+  const row = { file, name, node: el("li", {}), bar: el("progress", { max: 100, value: 0 }) };
+  row.said = el("span", { class: "state" });
+  row.node.append(el("span", { class: "file" }, name), el("span", { class: "quiet size" }, bytes(file.size)), row.said, row.bar);
+  const { suffixes, file_mb: mb } = state.status.uploads;
+  const suffix = /\.[^./]*$/.exec(name)?.[0].toLowerCase() ?? "";
+  if (!suffixes.includes(suffix)) set(row, "rejected", word("unreadKind", { suffix: suffix || "?" }));
+  else if (file.size > mb * 2 ** 20) set(row, "rejected", word("tooLarge", { mb }));
+  else set(row, "waiting");
+  return row;
+}
+
+function set(row, status, why = null, values = undefined) {
+  row.status = status;
+  row.node.className = status;
+  replace(row.said, word(`state_${status}`, values), why && el("span", { class: "why" }, why));
+  row.bar.hidden = OVER.includes(status);
+  if (status === "reading") row.bar.removeAttribute("value");
+}
+
+function* parts(waiting) {
+  let part = [];
+  let size = 0;
+  const most = Math.min(PART_FILES, state.status.uploads.files);
+  for (const row of waiting) {
+    if (part.length && (part.length >= most || size + row.file.size > PART_BYTES)) {
+      yield part;
+      part = [];
+      size = 0;
+    }
+    part.push(row);
+    size += row.file.size;
+  }
+  if (part.length) yield part;
+}
+
+async function sendPart(part) {
+  const going = part.filter((row) => row.status === "waiting"); // unless it was stopped meanwhile
+  if (!going.length) return;
+  stopping = new AbortController();
+  const form = new FormData();
+  for (const row of going) form.append("files", row.file, row.name);
+  const progress = (sent, total) => going.forEach((row) => {
+    const percent = Math.round((100 * sent) / total);
+    set(row, "sending", null, { n: percent });
+    row.bar.value = percent;
+  });
+  try {
+    const base = await callbacks.base();
+    const where = `${path`api/v1/kb/${base}/documents`}?replace=${replacing.checked}`;
+    const told = await upload(where, form, stopping.signal, progress);
+    placed(going, told);
+  } catch (error) {
+    going.forEach((row) => set(row, error.name === "AbortError" ? "cancelled" : "rejected",
+      error.name === "AbortError" ? null : reason(error.message) ?? word(error.words)));
+  }
+  stopping = null;
+  tellSum();
+}
+
+// What the service says of a file's name, in the words of the page where it has some.
+function reason(message) {
+  return message && (message.includes("?replace=true") ? word("exists") : message);
+}
+
+function placed(going, told) {
+  for (const { name, error } of told.rejected) {
+    const row = going.find((one) => one.name === name && one.status === "sending") ?? going.find((one) => one.name === name);
+    if (row) set(row, "rejected", reason(error));
+  }
+  const held = new Map();
+  for (const { name, source } of told.accepted) {
+    const row = going.find((one) => one.name === name && one.status !== "rejected");
+    if (row) {
+      set(row, "queued");
+      held.set(source, row);
+    }
+  }
+  watch(told.job.id, held);
+}
+
+async function watch(id, held) {
+  ours.add(id);
+  try {
+    const job = await follow(id, (told) => {
+      for (const file of told.files) {
+        const row = held.get(file.source);
+        if (row && file.status !== row.status) set(row, file.status, file.error || null);
+      }
+      tellSum();
+    });
+    if (job.state === "failed") lose(held, job.error?.message);
+  } catch (error) {
+    lose(held, error.message);
+  }
+  ours.delete(id);
+  tellSum();
+  callbacks.changed();
+}
+
+function lose(held, why) {
+  for (const row of held.values()) if (!OVER.includes(row.status)) set(row, "failed", why);
+}
+
+function tellSum() {
+  const done = rows.filter((row) => OVER.includes(row.status)).length;
+  const lost = rows.filter((row) => LOST.includes(row.status)).length;
+  const busy = done < rows.length;
+  replace(sum, word("uploads", undefined, "strong"), el("span", { class: "quiet" },
+    word("uploadsSum", { done, total: rows.length }), lost > 0 && word("uploadsFailed", { n: lost })),
+  el("span", { class: "space" }),
+  busy ? button("stopUpload", stop, { class: "button small" }) : iconButton("close", "dismiss", dismiss));
+}
+
+function stop() {
+  for (const row of rows) if (row.status === "waiting") set(row, "cancelled");
+  stopping?.abort();
+  for (const id of ours) call("DELETE", `api/v1/jobs/${id}`).catch(() => {}); // it may have ended by itself
+  tellSum();
+}
+
+function dismiss() {
+  rows.length = 0;
+  list.replaceChildren();
+  box.hidden = true;
+}

@@ -1,0 +1,684 @@
+"""The page in a real browser, and what it alone asks of the service: passages, pages of PDFs, its own files."""
+
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from serverkit import serving, wait_until
+
+from kbqa.build import Installation
+from kbqa.config import Config, Home
+from kbqa.errors import GeneratorBusy
+from kbqa.server import passages
+from kbqa.server.page import site
+from kbqa.types import Block, Document, Piece
+
+SAMPLES = Path(__file__).parents[1] / "knowledge" / "samples"
+TRAVEL = "差旅费用管理办法.pdf"
+HANDBOOK = """# 员工手册
+
+## 第三章 休假
+
+工作满一年的员工每年享有10天年假，满十年的员工每年享有15天年假。年假须提前三个工作日申请。
+
+病假须提交医院证明，病假期间工资按百分之八十发放。
+"""
+LEAVE = "年假有几天？"
+TRUE = "工作满一年的员工每年享有10天年假，满十年的员工每年享有15天年假。"
+FALSE = "公司上市后股价上涨了三倍。"
+NOWHERE = "公司的注册资本是多少？"
+HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
+
+
+class Model:
+    """Says what a test tells it to: `pieces` may hold texts, exceptions, and events that it waits for."""
+
+    name = "chatglm3-6b"
+
+    def __init__(self):
+        self.says(TRUE)
+
+    def says(self, *pieces, endless=None):
+        self.pieces, self.endless = pieces, endless
+        self.requests = []
+        self.closed = threading.Event()
+
+    def stream(self, request):
+        self.requests.append(request)
+        try:
+            for piece in self.pieces:
+                if isinstance(piece, threading.Event):
+                    assert piece.wait(20), "nobody lets it go on"
+                elif isinstance(piece, Exception):
+                    raise piece
+                else:
+                    yield Piece(piece)
+            while self.endless:
+                yield Piece(self.endless)
+            yield Piece(finish="stop", prompt_tokens=20, completion_tokens=12)
+        finally:
+            self.closed.set()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    folder = home / "knowledge" / "default"
+    folder.mkdir(parents=True)
+    (folder / "员工手册.md").write_text(HANDBOOK, encoding="utf-8")
+    shutil.copy(SAMPLES / TRAVEL, folder)
+    Installation(Home(home), Config()).ingest("default")
+    return home
+
+
+@pytest.fixture(scope="module")
+def running(built):
+    """With a model; tests that change documents do so in bases of their own."""
+    with serving(built, Model()) as service:
+        yield service
+
+
+@pytest.fixture
+def model(running):
+    running.service.generator.says(TRUE)
+    return running.service.generator
+
+
+# --- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+def cited(running, question):
+    found = running.search(question).json()["hits"][0]
+    return found["source"], found["span"]
+
+
+def passage(running, source, start, end, **params):
+    return running.http.get(f"/api/v1/kb/default/passages/{source}", params={"start": start, "end": end, **params})
+
+
+def test_the_page_lets_nothing_run_but_its_own_files(running):
+    page = running.http.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"(?:src|href)=\"(?!web/|#)", page.text), "something from elsewhere"
+    assert not re.search(r"<script(?! (?:type=\"module\" )?src=)|style=|\son\w+=", page.text), "something inline"
+    for name in re.findall(r"\"(web/[^\"]+)\"", page.text):
+        part = running.http.get(f"/{name}")
+        assert part.status_code == 200
+        assert "immutable" in part.headers["cache-control"]
+    assert running.http.get("/", headers={"If-None-Match": page.headers["etag"]}).status_code == 304
+    assert running.http.post("/", content=b"{}").status_code == 422  # ChatGLM's dialect has the same address
+
+
+def test_every_module_that_the_page_imports_is_there():
+    for name, content in site().files.items():
+        if name.endswith(".js"):
+            for wanted in re.findall(rb"from \"\./([^\"]+)\"", content):
+                assert wanted.decode() in site().files, f"{name} imports {wanted}"
+
+
+@pytest.mark.parametrize("name", ["index.html", "page.py", "..%2fapp.py", "%2e%2e/app.py", "x/y", "none.js"])
+def test_nothing_but_the_files_of_the_page_is_served(running, name):
+    assert running.http.get(f"/web/{site().version}/{name}").status_code == 404
+
+
+def test_no_module_of_the_page_makes_html_of_text():
+    for name, content in site().files.items():
+        made = re.search(
+            rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|DOMParser", content
+        )
+        assert not made, f"{name}: {made}"
+
+
+def test_a_passage_comes_with_its_surroundings(running):
+    source, (start, end) = cited(running, "病假工资怎么发？")
+    told = passage(running, source, start, end).json()
+    assert (told["source"], told["title"]) == (source, "员工手册")
+    assert "".join(part["text"] for part in told["parts"] if part["cited"]).replace("\n", "") in HANDBOOK.replace(
+        "\n", ""
+    )
+    assert {part["heading"] for part in told["parts"]} == {"员工手册 > 第三章 休假"}
+    assert not told["more_before"]
+    inside = passage(running, source, start + 2, start + 6, around=0).json()
+    assert "".join(part["text"] for part in inside["parts"]) == HANDBOOK[HANDBOOK.index("工作满一年") :][2:6]
+    assert inside["more_before"]
+    assert inside["more_after"]
+
+
+def test_a_passage_of_an_answer_is_its_quote(running, model):
+    model.says("病假须提交医院证明。", "连续出差超过十天的，还须分管副总经理批准。")
+    for citation in running.ask("病假和出差怎么批准？").json()["citations"]:
+        told = passage(running, citation["source"], *citation["span"]).json()
+        assert "".join(part["text"] for part in told["parts"] if part["cited"]) == citation["quote"]
+
+
+def test_surroundings_begin_and_end_with_sentences(tmp_path):
+    sentences = [f"第{number}条规定编号为{number}的设备由专人保管，不得外借。" for number in range(400)]
+    home = tmp_path / "home"
+    installation = Installation(Home(home), Config())
+    text = "".join(sentences)
+    installation.add_documents("default", [Document("规定", "规定", (Block("text", text),), digest="0" * 64)])
+    with serving(home) as running:
+        start = text.index(sentences[200])
+        told = passage(running, "规定", start, start + len(sentences[200]), around=100).json()
+    shown = "".join(part["text"] for part in told["parts"])
+    assert [part["text"] for part in told["parts"] if part["cited"]] == [sentences[200]]
+    assert text.count(shown) == 1
+    assert shown.startswith("第19")
+    assert shown.endswith("不得外借。")
+    assert len(sentences[200]) + 100 < len(shown) < len(sentences[200]) + 200
+    assert told["more_before"]
+    assert told["more_after"]
+
+
+@pytest.mark.parametrize(
+    ("source", "start", "end", "status", "said"),
+    [
+        ("员工手册.md", 5, 5, 422, "above start"),
+        ("员工手册.md", 9, 2, 422, "above start"),
+        ("员工手册.md", 0, passages.LONGEST + 1, 422, "at most"),
+        ("员工手册.md", 10**8, 10**8 + 5, 404, "has changed since"),
+        ("没有.md", 0, 5, 404, "has no document '没有.md'"),
+        ("../员工手册.md", 0, 5, 404, ""),
+    ],
+)
+def test_a_passage_that_is_none_is_told_of(running, source, start, end, status, said):
+    response = passage(running, source, start, end)
+    assert response.status_code == status, response.text
+    assert said in response.json()["error"]["message"]
+
+
+def test_the_page_of_a_pdf_comes_as_a_picture_with_its_passage_marked(running, model):
+    model.says("连续出差超过十天的，还须分管副总经理批准。")
+    citation = running.ask("出差超过十天由谁批准？").json()["citations"][0]
+    assert (citation["source"], citation["page"]) == (TRAVEL, 1)
+    start, end = citation["span"]
+    address = f"/api/v1/kb/default/pages/{TRAVEL}"
+    marked = running.http.get(address, params={"page": 1, "start": start, "end": end, "width": 300})
+    plain = running.http.get(address, params={"page": 1, "width": 300})
+    for picture in (marked, plain):
+        assert picture.headers["content-type"] == "image/png"
+        assert picture.content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert marked.content != plain.content
+
+
+@pytest.mark.parametrize(
+    ("source", "params", "status", "said"),
+    [
+        (TRAVEL, {"page": 99}, 404, "no page 99"),
+        (TRAVEL, {"page": 0}, 422, "page"),
+        (TRAVEL, {"page": 1, "width": 100_000}, 422, "width"),
+        ("员工手册.md", {"page": 1}, 422, "is no PDF"),
+        ("没有.pdf", {"page": 1}, 404, "has no file"),
+        ("..%2f..%2fconfig.pdf", {"page": 1}, 404, "has no file"),
+    ],
+)
+def test_a_page_that_cannot_be_shown_is_told_of(running, source, params, status, said):
+    response = running.http.get(f"/api/v1/kb/default/pages/{source}", params=params)
+    assert response.status_code == status, response.text
+    assert said in response.json()["error"]["message"]
+
+
+def test_a_broken_pdf_costs_nobody_but_itself(running, built):
+    (built / "knowledge" / "default" / "坏的.pdf").write_bytes(
+        b"%PDF-1.7\n" + b"1 0 obj << /Type /Catalog >> endobj" * 9
+    )
+    try:
+        response = running.http.get("/api/v1/kb/default/pages/坏的.pdf", params={"page": 1})
+    finally:
+        (built / "knowledge" / "default" / "坏的.pdf").unlink()
+    assert response.status_code == 422
+    assert "坏的.pdf" in response.json()["error"]["message"]
+    assert running.http.get("/healthz").status_code == 200
+
+
+def test_the_status_says_who_answers_and_what_the_key_may_do(running):
+    told = running.http.get("/api/v1/status").json()
+    assert told["generator"] == {"kind": "extractive", "name": "chatglm3-6b", "writes": True}
+    assert told["caller"] == {"name": "local", "scope": "admin"}
+    assert ".pdf" in told["uploads"]["suffixes"]
+    found = running.http.get("/api/v1/doctor").json()
+    assert "base default" in {finding["subject"] for finding in found["findings"]}
+    assert found["failed"] == 0
+
+
+def test_a_key_for_one_base_sees_that_base_and_no_findings(built):
+    with serving(built) as running:
+        keys = [
+            running.service.keys.add("读", bases=["default"]),
+            running.service.keys.add("管", "admin", bases=["别的"]),
+        ]
+        reader, other = (running.with_key(key.secret) for key in keys)
+        try:
+            assert running.http.get("/").status_code == 200
+            assert running.http.get("/api/v1/status").status_code == 401
+            assert reader.http.get("/api/v1/status").json()["caller"] == {"name": "读", "scope": "read"}
+            assert other.http.get("/api/v1/status").json()["default"] is None
+            assert [who.http.get("/api/v1/doctor").status_code for who in (reader, other)] == [403, 403]
+            for path in ("passages/员工手册.md?start=20&end=25", f"pages/{TRAVEL}?page=1"):
+                got = [who.http.get(f"/api/v1/kb/default/{path}").status_code for who in (running, reader, other)]
+                assert got == [401, 200, 403]
+        finally:
+            for key in keys:
+                running.service.keys.revoke(key.key.name)
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        found, sync_playwright = None, None
+    if found is None:
+        missing = "the page needs Chromium (apt-get install chromium) and playwright to be tested"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    as_root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=[*as_root, "--disable-dev-shm-usage"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """`visit(running, "#documents", locale=...)`: the page, which may complain of nothing and ask no other host."""
+    opened = []
+
+    def visit(running, view="", expected=(), **settings):
+        settings = {"locale": "zh-CN", "viewport": {"width": 1280, "height": 800}, **settings}
+        context = browser.new_context(**settings)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        wrong = []
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", lambda said: wrong.append(f"{said.type}: {said.text}"))
+        page.on(
+            "request", lambda asked: wrong.append(asked.url) if not asked.url.startswith((running.url, "blob:")) else 0
+        )
+        opened.append((context, wrong, expected))
+        page.goto(f"{running.url}/{view}")
+        return page
+
+    yield visit
+    for context, wrong, expected in opened:
+        context.close()
+        assert [line for line in wrong if not any(part in line for part in expected)] == []
+
+
+def ask(page, question):
+    box = page.get_by_label("问题", exact=True)
+    box.fill(question)
+    box.press("Enter")
+
+
+def expect(what):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=8_000)
+    return expect(what)
+
+
+def test_an_answer_comes_sentence_by_sentence_and_its_citation_opens_the_passage(running, model, visit):
+    go_on = threading.Event()
+    model.says(TRUE, "年假须提前三个", go_on, "工作日申请。", FALSE)
+    page = visit(running)
+    ask(page, LEAVE)
+    text = page.locator("#ask .text")
+    expect(text).to_contain_text(f"{TRUE}1年假须提前三个")
+    expect(page.locator("#ask .unchecked")).to_have_text("年假须提前三个")
+    expect(page.get_by_role("button", name="停止")).to_be_visible()
+    go_on.set()
+    expect(page.locator("#ask .actions")).to_be_visible()
+    expect(text).to_have_text(f"{TRUE}1年假须提前三个工作日申请。2{FALSE}文档未证实")
+    expect(page.locator("#ask .verdict.not")).to_have_text(FALSE)
+    expect(page.locator("#ask .note")).to_contain_text("有 1 句未得到文档证实")
+
+    cite = page.get_by_role("button", name="引用 2：员工手册.md")
+    cite.click()
+    panel = page.locator("#panel")
+    expect(panel.locator("mark")).to_have_text("年假须提前三个工作日申请。")
+    expect(panel.locator(".passage")).to_contain_text("病假须提交医院证明")
+    panel.get_by_role("button", name="上一处引用").click()
+    expect(panel.locator("mark")).to_have_text(TRUE)
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(cite).to_be_focused()
+
+
+def test_the_page_of_a_pdf_is_shown_beside_the_answer(running, model, visit):
+    model.says("连续出差超过十天的，还须分管副总经理批准。")
+    page = visit(running)
+    ask(page, "出差超过十天由谁批准？")
+    page.locator("#ask button.source").click()
+    picture = page.locator("#panel .sheet img")
+    expect(picture).to_have_attribute("alt", f"{TRAVEL} 第 1 页的图像，引用处已标出")
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 1000
+    page.locator("#panel .sheet").click()
+    expect(page.locator("dialog img")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+    expect(page.locator("#panel")).to_be_visible()
+
+
+def test_a_refusal_is_shown_as_one_and_a_question_may_follow_up(running, model, visit):
+    page = visit(running)
+    ask(page, NOWHERE)
+    expect(page.locator("#ask .refusal")).to_contain_text("文档中没有答案")
+    ask(page, LEAVE)
+    expect(page.locator("#ask .cite")).to_have_count(1)
+    ask(page, "那满十年的员工呢？")
+    expect(page.locator("#ask .turn")).to_have_count(3)
+    expect(page.locator("#ask .actions")).to_have_count(3)
+    assert LEAVE in [message.content for message in model.requests[-1].messages]
+    page.get_by_role("button", name="新对话").click()
+    expect(page.locator("#ask .turn")).to_have_count(0)
+
+
+def test_stop_ends_the_answer_and_the_work(running, model, visit):
+    model.says(TRUE, endless="还有，")
+    page = visit(running)
+    ask(page, LEAVE)
+    expect(page.locator("#ask .text")).to_contain_text("还有，还有，")
+    page.get_by_role("button", name="停止").click()
+    expect(page.locator("#ask .foot")).to_contain_text("已停止")
+    assert model.closed.wait(10), "the model still writes"
+    expect(page.locator("#ask .text")).to_contain_text(TRUE)
+    expect(page.get_by_role("button", name="发送")).to_be_visible()
+
+
+def test_a_busy_model_is_told_of_in_clear_words_and_asked_again(running, model, visit):
+    model.says(GeneratorBusy("every place in the queue is taken"))
+    page = visit(running, expected=["503"])
+    ask(page, LEAVE)
+    expect(page.get_by_role("alert")).to_contain_text("模型正忙，排队的人太多")
+    model.says(TRUE)
+    page.get_by_role("button", name="重试").click()
+    expect(page.locator("#ask .cite")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_what_an_answer_was_worth_is_kept(running, model, visit):
+    page = visit(running)
+    ask(page, "年假要提前多久申请？")
+    page.get_by_role("button", name="没有帮助").click()
+    page.get_by_label("哪里不对").fill("没有说要提前多久")
+    page.get_by_role("button", name="提交").click()
+    expect(page.locator(".toast")).to_have_text("谢谢，已记录")
+    kept = [one for one in running.service.feedback.all("default") if one.question == "年假要提前多久申请？"]
+    assert [(one.rating, one.comment, one.answer) for one in kept] == [("down", "没有说要提前多久", TRUE)]
+    assert kept[0].citations[0]["source"] == "员工手册.md"
+
+
+def test_the_model_is_talked_to_with_its_sliders(running, model, visit):
+    model.says("你好！\n\n- 第一\n- **第二**\n\n", "[外链](https://example.com/a)")
+    page = visit(running, "#model")
+    page.get_by_label("温度").fill("0.3")
+    page.get_by_label("最大长度").fill("128")
+    box = page.get_by_label("对模型说点什么")
+    box.fill("你好")
+    box.press("Enter")
+    expect(page.locator("#model .actions")).to_contain_text("12 个词元")
+    expect(page.locator("#model .list li")).to_have_count(2)
+    expect(page.locator("#model strong")).to_have_text("第二")
+    link = page.locator("#model .text a")
+    expect(link).to_have_attribute("rel", "noopener noreferrer nofollow")
+    asked = model.requests[-1]
+    assert (asked.temperature, asked.top_p, asked.max_tokens) == (0.3, 0.7, 128)
+    box.fill("再说一次")
+    box.press("Enter")
+    expect(page.locator("#model .actions")).to_have_count(2)
+    assert [message.role for message in model.requests[-1].messages] == ["user", "assistant", "user"]
+    page.get_by_role("button", name="清空对话").click()
+    expect(page.locator("#model .turn")).to_have_count(0)
+    page.reload()
+    expect(page.get_by_label("温度")).to_have_value("0.3")
+
+
+def test_what_a_model_writes_never_acts(running, model, visit):
+    model.says(
+        f"{HOSTILE}\n\n![图](https://evil.example/p.png)\n\n",
+        "[点我](javascript:alert(1)) **<b>粗</b>**\n\n| a |\n|---|\n",
+        f"| {HOSTILE} |",
+    )
+    for view, name in (("#ask", "问题"), ("#model", "对模型说点什么…")):
+        page = visit(running, view)
+        box = page.get_by_label(name, exact=True)
+        box.fill(LEAVE)
+        box.press("Enter")
+        expect(page.locator(f"{view} .actions")).to_be_visible()
+        expect(page.locator(f"{view} .text")).to_contain_text("<script>window.pwned=1</script>")
+        expect(page.locator(f"{view} .text")).to_contain_text("![图](https://evil.example/p.png)")
+        assert page.locator(f"{view} .turn").locator("img, script, iframe, b").count() == 0
+        assert all(
+            link.startswith("https://")
+            for link in page.locator(f"{view} .text a").evaluate_all("all => all.map(a => a.href)")
+        )
+        assert page.evaluate("window.pwned") is None
+        box.fill(HOSTILE)
+        box.press("Enter")
+        expect(page.locator(f"{view} .question").last).to_have_text(f"你的问题{HOSTILE}")
+        expect(page.locator(f"{view} .actions")).to_have_count(2)
+
+
+def test_what_documents_hold_never_acts(running, model, visit):
+    name = "a<img src=x onerror=window.pwned=1>.md"
+    Installation(Home(running.service.installation.home.folder), Config()).add_documents(
+        "敌意",
+        [
+            Document(
+                name,
+                HOSTILE,
+                (Block("heading", HOSTILE, 1), Block("text", f"公车由{HOSTILE}统一调度。")),
+                digest="0" * 64,
+            )
+        ],
+    )
+    model.says(f"公车由{HOSTILE}统一调度。")
+    page = visit(running)
+    page.get_by_role("combobox", name="知识库").select_option("敌意")
+    ask(page, "公车由谁统一调度？")
+    page.locator("#ask button.source").click()
+    expect(page.locator("#panel .passage")).to_contain_text("<script>")
+    expect(page.locator("#panel .about")).to_contain_text(name)
+    page.goto(f"{running.url}/#documents")
+    expect(page.locator("table.documents")).to_contain_text(name)
+    assert page.locator("main img").count() == 0
+    assert page.evaluate("window.pwned") is None
+
+
+def test_files_are_uploaded_listed_with_their_reasons_and_deleted(running, visit, tmp_path):
+    (tmp_path / "公告").mkdir()
+    for file, content in (
+        ("食堂.txt", "食堂每天早上七点开门。".encode()),
+        ("坏的.pdf", b"%PDF-1.7 nothing of the kind"),
+        ("程序.exe", b"MZ"),
+        ("公告/放假.md", "# 放假\n\n春节放假八天。".encode()),
+    ):
+        (tmp_path / file).write_bytes(content)
+    page = visit(running, "#documents")
+    page.get_by_role("button", name="新建知识库").click()
+    page.get_by_label("名称", exact=True).fill("上传")
+    page.get_by_role("button", name="创建").click()
+    expect(page.get_by_role("heading", name="上传", exact=True)).to_be_visible()
+
+    page.locator("input[type=file][multiple]").set_input_files(
+        [tmp_path / n for n in ("食堂.txt", "坏的.pdf", "程序.exe")]
+    )
+    rows = page.locator(".uploads li")
+    expect(rows.filter(has_text="程序.exe")).to_contain_text("未接受不支持 .exe 文件")
+    expect(rows.filter(has_text="食堂.txt")).to_contain_text("已收录")
+    expect(rows.filter(has_text="坏的.pdf")).to_contain_text("未能收录")
+    listed = page.locator("table.documents tbody tr")
+    expect(listed).to_have_count(2)
+    expect(listed.filter(has_text="坏的.pdf").locator(".reason")).to_contain_text("文件已损坏")
+    page.locator("input[webkitdirectory]").set_input_files(tmp_path / "公告")
+    expect(listed.filter(has_text="公告/放假.md")).to_contain_text("1 个段落")
+
+    page.get_by_role("button", name="未能收录").click()
+    expect(listed).to_have_count(1)
+    page.get_by_role("button", name="删除 坏的.pdf").click()
+    page.get_by_role("dialog").get_by_role("button", name="删除", exact=True).click()
+    expect(page.locator(".none")).to_have_text("没有符合的文档。")
+    page.get_by_role("button", name="全部", exact=True).click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="下载 食堂.txt").click()
+    assert Path(download.value.path()).read_text(encoding="utf-8") == "食堂每天早上七点开门。"
+
+    page.get_by_role("button", name="删除知识库").click()
+    page.get_by_label("同时删除").check()
+    page.get_by_role("dialog").get_by_role("button", name="删除知识库").click()
+    expect(page.locator(".basename", has_text="上传")).to_have_count(0)
+    assert not (running.service.installation.home.documents("上传")).exists()
+
+
+def test_dropped_files_are_taken_in_and_another_of_the_same_name_only_when_that_is_meant(running, visit):
+    running.service.installation.create("拖放")
+    page = visit(running, "#documents", expected=["422"])
+    page.locator(".basename", has_text="拖放").click()
+    expect(page.get_by_role("heading", name="拖放", exact=True)).to_be_visible()
+    drop = """(view, text) => {
+        const held = new DataTransfer();
+        held.items.add(new File([text], "制度.txt"));
+        view.dispatchEvent(new DragEvent("drop", { dataTransfer: held, bubbles: true }));
+    }"""
+    rows = page.locator(".uploads li")
+    page.locator("#documents .content").evaluate(drop, "公车由行政部统一调度。")
+    expect(rows.first).to_contain_text("已收录")
+    page.locator("#documents .content").evaluate(drop, "公车由车队统一调度。")
+    expect(rows.first).to_contain_text("已有同名但内容不同的文件")
+    page.get_by_label("覆盖同名文件").check()
+    page.locator("#documents .content").evaluate(drop, "公车由车队统一调度。")
+    expect(rows.first).to_contain_text("已更新")
+    assert "车队" in running.search("公车由谁调度？", kb="拖放").json()["hits"][0]["text"]
+
+
+def test_somebody_new_is_led_to_the_first_upload_and_the_first_answer(visit, tmp_path):
+    (tmp_path / "员工手册.md").write_text(HANDBOOK, encoding="utf-8")
+    with serving(tmp_path / "home") as running:
+        page = visit(running)
+        expect(page.get_by_role("heading", name="还没有文档")).to_be_visible()
+        page.get_by_role("link", name="上传第一批文档").click()
+        page.locator("input[type=file][multiple]").set_input_files(tmp_path / "员工手册.md")
+        expect(page.locator("table.documents")).to_contain_text("员工手册.md")
+        page.get_by_role("link", name="模型").click()
+        expect(page.get_by_role("heading", name="没有配置模型")).to_be_visible()
+        page.get_by_role("link", name="提问").click()
+        ask(page, LEAVE)
+        expect(page.locator("#ask .cite").first).to_have_text("1")
+        expect(page.locator("#ask .text")).to_contain_text("10天年假")
+
+
+def test_language_and_appearance_are_by_the_browser_until_they_are_chosen(running, visit):
+    page = visit(running, locale="en-US", color_scheme="dark")
+    expect(page.get_by_role("heading", name="Ask your documents")).to_be_visible()
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="切换到中文").click()
+    expect(page.get_by_role("heading", name="向文档提问")).to_be_visible()
+    expect(page.locator(".lead").first).to_contain_text("中有 2 个文档")
+    page.get_by_role("button", name="外观：跟随系统").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    page.reload()
+    expect(page.get_by_role("heading", name="向文档提问")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    expect(page.get_by_role("button", name="外观：浅色")).to_be_visible()
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_alone(built, visit):
+    with serving(built) as running:
+        key = running.service.keys.add("读者")
+        try:
+            page = visit(running, expected=["401"])
+            prompt = page.get_by_role("dialog")
+            expect(prompt).to_contain_text("需要密钥")
+            prompt.get_by_label("API 密钥").fill("kbqa_wrong")
+            prompt.get_by_role("button", name="进入").click()
+            expect(prompt).to_contain_text("密钥不对、已过期或已撤销")
+            prompt.get_by_label("API 密钥").fill(key.secret)
+            prompt.get_by_role("button", name="进入").click()
+            expect(page.get_by_role("heading", name="向文档提问")).to_be_visible()
+            ask(page, LEAVE)
+            expect(page.locator("#ask .cite").first).to_be_visible()
+            page.reload()
+            expect(page.get_by_role("heading", name="向文档提问")).to_be_visible()
+            assert key.secret not in str(page.evaluate("Object.values(localStorage)"))
+            page.get_by_role("link", name="文档").click()
+            expect(page.locator("table.documents")).to_be_visible()
+            expect(page.get_by_role("button", name="选择文件", exact=True)).to_be_hidden()
+            assert page.get_by_role("button", name="删除").count() == 0
+            page.get_by_role("link", name="状态").click()
+            expect(page.locator("#status")).to_contain_text("读者 · 只能提问")
+        finally:
+            running.service.keys.revoke("读者")
+
+
+def test_the_status_view_tells_of_the_service_and_its_bases(running, visit):
+    page = visit(running, "#status")
+    expect(page.locator("#status .facts")).to_contain_text("chatglm3-6b")
+    expect(page.locator("#status .figures")).to_contain_text("default")
+    page.get_by_text("项正常").click()
+    expect(page.locator("#status details[open]")).to_contain_text("sqlite")
+
+
+@pytest.mark.parametrize("locale", ["zh-CN", "en-US"])
+def test_on_a_phone_nothing_is_wider_than_the_screen(running, model, visit, locale):
+    Installation(Home(running.service.installation.home.folder), Config()).add_documents(
+        "长" * 40, [Document("很" * 120 + ".md", "x" * 200, (Block("text", "y" * 3000),), digest="0" * 64)]
+    )
+    model.says(
+        TRUE,
+        "x" * 400,
+        "\n\n| " + " | ".join("列" * 9 for _ in range(9)) + " |\n|" + "---|" * 9 + "\n\n```\n" + "z" * 300,
+    )
+    page = visit(running, locale=locale, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    box = page.locator("#ask textarea")
+    for number, question in enumerate((LEAVE, "w" * 300), 1):
+        box.fill(question)
+        box.press("Enter")
+        expect(page.locator("#ask .actions")).to_have_count(number)
+
+    def sideways():
+        return page.evaluate(
+            """[...document.querySelectorAll("html, body, main, .view, .thread, .content, #panel .inside")]
+                .filter(node => node.scrollWidth > node.clientWidth + 1).map(node => node.id || node.className)"""
+        )
+
+    assert sideways() == []
+    page.locator("#ask .cite").first.click()
+    expect(page.locator("#panel mark")).to_be_visible()
+    assert sideways() == []
+    page.locator("#panel button.close").click()
+    for view in ("model", "documents", "status"):
+        page.locator(f"[data-view={view}]").click()
+        expect(page.locator(f"#{view}")).to_be_visible()
+        if view == "documents":
+            page.locator(".basename", has_text="长长").click()
+            expect(page.locator("table.documents")).to_contain_text("很很")
+        assert sideways() == [], view
+
+
+def test_the_page_can_be_used_with_the_keyboard_alone(running, model, visit):
+    page = visit(running)
+    expect(page.get_by_label("问题", exact=True)).to_be_focused()
+    page.keyboard.type(LEAVE)
+    page.keyboard.press("Enter")
+    cite = page.locator("#ask .cite")
+    expect(cite).to_be_visible()
+    page.keyboard.press("Shift+Tab")
+    wait_until(lambda: page.evaluate("document.activeElement.matches('button')"))
+    cite.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#panel mark")).to_have_text(TRUE)
+    expect(page.locator("#panel button.close")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(cite).to_be_focused()
