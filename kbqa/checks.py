@@ -40,6 +40,7 @@ EXTRAS = {
     "glm": "runs ChatGLM models",
     "hub": "downloads models",
     "tune": "judges what a tuned model answers (kbqa tune)",
+    "mcp": "offers bases to language models' programs (kbqa mcp)",
     "unstructured": "reads .org files",
 }
 LITTLE_DISK, NO_DISK = 2 * 2**30, 200 * 2**20  # bytes

@@ -17,7 +17,7 @@ from kbqa.cli.measuring import evaluate
 from kbqa.cli.models import models
 from kbqa.cli.reading import read
 from kbqa.cli.screen import prepare_streams
-from kbqa.cli.serving import serve
+from kbqa.cli.serving import mcp, serve
 from kbqa.cli.setting_up import completion, init
 from kbqa.cli.training import demote, promote, promoted, train
 from kbqa.cli.tuning import tuning
@@ -38,7 +38,7 @@ def kbqa() -> None:
 
 
 for command in (
-    *(init, ingest, ask, chat, search, read, add, bases, keys, serve),
+    *(init, ingest, ask, chat, search, read, add, bases, keys, serve, mcp),
     *(feedback, evaluation, models, tuning, doctor, completion),
 ):
     kbqa.add_command(command)

@@ -1,4 +1,4 @@
-"""kbqa serve: the bases over HTTP."""
+"""kbqa serve, kbqa mcp: the bases for programs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import click
 
-from kbqa.cli.common import Command, Session, pass_session, typed
+from kbqa.cli.common import Command, Session, kb_option, pass_session, typed
 from kbqa.cli.screen import print_json, say
 from kbqa.config import load_config
 
-__all__ = ["serve"]
+__all__ = ["mcp", "serve"]
 
 
 @click.command(cls=Command)
@@ -36,3 +36,18 @@ def serve(session: Session, host: str | None, port: int | None, workers: int) ->
             say(f"kbqa answers on {address}  (API: {address}/docs; Ctrl-C ends it)")
 
     run(session.home, config, workers, started)
+
+
+@click.command(cls=Command)
+@kb_option()
+@pass_session
+def mcp(session: Session, kb: str | None) -> None:
+    """Offer the bases to a language model's program over MCP, on standard input and output.
+
+    The program starts this command itself; its tools are search, ask and list_knowledge_bases. With --kb only that
+    base may be asked. For programs on other machines: kbqa serve, and /mcp.
+    """
+    from kbqa.server.mcp import serve_stdio
+
+    installation = session.installation()
+    serve_stdio(installation, None if kb is None else installation.name(kb))

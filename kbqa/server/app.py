@@ -22,6 +22,7 @@ from kbqa.server import (
     documents,
     feedback,
     jobs,
+    mcp,
     native,
     openai,
     page,
@@ -45,12 +46,13 @@ ROUTERS = (
     documents.router,
     jobs.router,
     passages.router,
-    status.router,
     feedback.router,
+    status.router,
     openai.router,
     chatglm.router,
     dify.router,
     dify_knowledge.router,
+    mcp.router,
     page.router,
 )
 
@@ -69,8 +71,10 @@ def create_app(service: Service) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.runner.start()
         threading.Thread(target=service.warm, name="kbqa-warm", daemon=True).start()
+        app.state.mcp = mcp.Hall(service)
         try:
-            yield
+            async with app.state.mcp.kept():
+                yield
         finally:
             service.close()
 

@@ -20,9 +20,9 @@ from kbqa.registry import Conversation, Feedback, Round
 from kbqa.registry.conversations import Order
 from kbqa.server.auth import Caller, allow
 from kbqa.server.dify_shapes import Answering, DifyError, conversation_fields, message_fields
-from kbqa.server.errors import BadRequest, Forbidden
+from kbqa.server.errors import BadRequest
 from kbqa.server.feedback import CitedFields, Comment
-from kbqa.server.request import ERRORS, EVENTS, BadRequestRoute, Json, Text, service_of, trace_of
+from kbqa.server.request import ERRORS, EVENTS, BadRequestRoute, Json, Text, base_of, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.server.stream import event_stream, last
 from kbqa.types import Answer
@@ -119,20 +119,10 @@ async def chat(body: ChatMessageRequest, request: Request, caller: Reader) -> Re
 
 def _begin(service: Service, body: ChatMessageRequest, caller: Caller) -> Conversation:
     """Not kept yet: that is done with the first word of an answer."""
-    name = " ".join(body.query.split()) or "?"
-    return Conversation(_base_of(service, body, caller), caller.name, body.user, name, body.inputs)
-
-
-def _base_of(service: Service, body: ChatMessageRequest, caller: Caller) -> str:
     given = body.inputs.get("kb")
-    if isinstance(given, str) and given:
-        return given
-    if caller.bases is not None and len(caller.bases) == 1:
-        return next(iter(caller.bases))
-    default = service.installation.name(None)
-    if not caller.sees(default):
-        raise Forbidden(f"the key {caller.name} opens several bases; name one of them in inputs.kb")
-    return default
+    base = base_of(service, caller, given if isinstance(given, str) else None, "inputs.kb")
+    name = " ".join(body.query.split()) or "?"
+    return Conversation(base, caller.name, body.user, name, body.inputs)
 
 
 def _check_base(conversation: Conversation, body: ChatMessageRequest, caller: Caller) -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "Forbidden",
     "NoKey",
     "NotFound",
+    "NotInstalled",
     "NotStored",
     "Overloaded",
     "Problem",
@@ -110,6 +111,12 @@ class TooManyRequests(RequestError):
 class Overloaded(RequestError):
     status = 503
     headers: Mapping[str, str] = {"Retry-After": str(AGAIN)}
+
+
+class NotInstalled(RequestError):
+    """What is asked for needs a package that is not there."""
+
+    status = 501
 
 
 class NotStored(RequestError):

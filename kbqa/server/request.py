@@ -12,13 +12,14 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel
 from starlette.responses import JSONResponse, Response
 
-from kbqa.server.errors import BadRequest, problem_of
+from kbqa.server.errors import BadRequest, Forbidden, problem_of
 from kbqa.server.logs import Trace
 
 if TYPE_CHECKING:
+    from kbqa.server.auth import Caller
     from kbqa.server.service import Service
 
-__all__ = ["ERRORS", "EVENTS", "BadRequestRoute", "Error", "Json", "Text", "service_of", "trace_of"]
+__all__ = ["ERRORS", "EVENTS", "BadRequestRoute", "Error", "Json", "Text", "base_of", "service_of", "trace_of"]
 
 
 def service_of(request: Request) -> Service:
@@ -29,6 +30,22 @@ def service_of(request: Request) -> Service:
 def trace_of(request: Request) -> Trace:
     trace: Trace = request.state.trace
     return trace
+
+
+def base_of(service: Service, caller: Caller, given: str | None, where: str) -> str:
+    """The base that is `given`, else the only one that the key opens, else knowledge.default of config.yaml.
+
+    Forbidden when it is not the caller's to ask; `where` says where he may name another.
+    """
+    if given:
+        caller.check("read", given)
+        return given
+    if caller.bases is not None and len(caller.bases) == 1:
+        return next(iter(caller.bases))
+    default = service.installation.name(None)
+    if not caller.sees(default):
+        raise Forbidden(f"the key {caller.name} opens several bases; name one of them in {where}")
+    return default
 
 
 def _whole(text: str) -> str:

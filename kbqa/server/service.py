@@ -15,7 +15,6 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from kbqa.cancellation import Cancellation
 from kbqa.config import ingest_command
 from kbqa.errors import (
     Cancelled,
@@ -38,6 +37,7 @@ from kbqa.types import Answer, GenerationRequest, Piece, Sentence, Turn
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
+    from kbqa.cancellation import Cancellation
     from kbqa.chain import KnowledgeBase
     from kbqa.retriever import Retrieval
     from kbqa.store import Store
