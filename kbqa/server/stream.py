@@ -57,6 +57,8 @@ class Feed(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[T | _End] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
+        self._told: list[T | _End] = []  # by the thread, and not yet in `_items`
+        self._telling = threading.Lock()
         self._closed = False
         self._cancellation = Cancellation()
 
@@ -101,8 +103,7 @@ class Feed(Generic[T]):
             self._feed(self._make(self._cancellation))
         except BaseException as raised:  # noqa: BLE001  (it is raised where the item would have come)
             error = raised
-        self._tell(self._items.put_nowait, _End(error))
-        self._tell(self._places.release)
+        self._tell(_End(error))
 
     def _feed(self, items: Iterator[T]) -> None:
         try:
@@ -110,16 +111,31 @@ class Feed(Generic[T]):
                 self._room.acquire()
                 if self._closed:
                     return
-                self._tell(self._items.put_nowait, item)
+                self._tell(item)
         finally:
             if callable(close := getattr(items, "close", None)):
                 close()
 
-    def _tell(self, call: Callable[..., object], *arguments: object) -> None:
+    def _tell(self, item: T | _End) -> None:
+        """Wakes the loop for the first of the items that it has not taken: what is quoted comes all at once, and each
+        waking makes both threads wait for the interpreter."""
+        with self._telling:
+            self._told.append(item)
+            if len(self._told) > 1:
+                return
         try:
-            self._loop.call_soon_threadsafe(call, *arguments)
+            self._loop.call_soon_threadsafe(self._take)
         except RuntimeError:  # the loop has ended, and nobody listens
             self._closed = True
+
+    def _take(self) -> None:
+        """In the loop."""
+        with self._telling:
+            told, self._told = self._told, []
+        for item in told:
+            self._items.put_nowait(item)
+            if isinstance(item, _End):
+                self._places.release()
 
 
 async def last(feed: Feed[T], request: Request) -> T:
