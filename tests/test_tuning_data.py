@@ -7,6 +7,7 @@ import json
 import random
 import time
 import zipfile
+from dataclasses import replace
 from datetime import date, datetime
 
 import pytest
@@ -18,15 +19,13 @@ from test_readers import compound_file
 from kbqa.cli import kbqa
 from kbqa.errors import ConfigError
 from kbqa.generators.openai import OpenAIGenerator
-from kbqa.prompt import fill
-from kbqa.retriever import expand
 from kbqa.tuning import Columns, Row, read_rows, split, write_rows
 from kbqa.tuning.checks import Lengths, check, without_duplicates
 from kbqa.tuning.convert import convert
 from kbqa.tuning.knowledge import grounded
 from kbqa.tuning.tables import Named, read_table
 from kbqa.tuning.teacher import teach
-from kbqa.types import REFUSAL
+from kbqa.types import REFUSAL, Piece
 
 LEAVE = ("年假有几天？", "满一年的员工每年有10天年假。")
 CLAIM = ("如何催单", "首页，我的申请事项：\n1.进行中单据；\n2.催单按钮。")
@@ -604,15 +603,29 @@ ASKED = [
 ]
 
 
+class Recorder:
+    """A generator that keeps what it is asked."""
+
+    name = "recorder"
+
+    def __init__(self):
+        self.asked = []
+
+    def stream(self, request):
+        self.asked.append(request)
+        yield Piece("好的。", finish="stop")
+
+
 def test_questions_are_put_below_the_passages_that_bear_out_their_answers(base):
     found = grounded(ASKED, base, refusals=0)
     assert (found.with_passages, found.refusals, list(found.bare)) == (2, 0, ["住宿费最多多少？", "你是谁？"])
     first, second, *others = found.rows
     assert others == ASKED[2:]
-    passages = [text for text, _ in expand(base.search("年假有多少天？").hits, base.store, base.retrieval.neighbours)]
-    assert first == Row(fill("年假有多少天？", passages), ASKED[0].response)
+    recorder = Recorder()
+    list(replace(base, generator=recorder).stream(ASKED[0].prompt))
+    assert first == Row(recorder.asked[-1].messages[-1].content, ASKED[0].response)
     assert FACTS["年假"] in first.prompt
-    assert len(passages) > 1  # others beside the one that answers
+    assert FACTS["试用期"] in first.prompt  # which does not answer
     assert second.teacher == "gpt"
 
 
