@@ -17,7 +17,7 @@ from kbqa.chatglm.constraint import Vocabulary  # noqa: E402
 from kbqa.chatglm.engine import Engine, Job  # noqa: E402
 from kbqa.chatglm.sampling import Sampling  # noqa: E402
 from kbqa.chatglm.tokenizers import load_tokenizer  # noqa: E402
-from kbqa.errors import ModelError  # noqa: E402
+from kbqa.errors import BeyondModel, ModelError  # noqa: E402
 
 CONTACT = {
     "type": "object",
@@ -67,5 +67,7 @@ def test_the_most_likely_reply_is_of_the_schema_too(made):
 def test_a_schema_that_cannot_be_followed_is_refused_with_the_reason(made):
     with pytest.raises(ModelError, match="response schema cannot be followed"):
         made[1].constraint({"type": "number", "minimum": 5, "maximum": 1})
+    with pytest.raises(BeyondModel, match="response schema cannot be followed"):
+        made[1].constraint({"$ref": "#"})
     with pytest.raises(ModelError, match="schema"):
         made[1].constraint({"type": "circle"})

@@ -42,6 +42,8 @@ class Vocabulary:
         except (ValueError, TypeError, RecursionError) as error:
             raise BeyondModel(f"the response schema is no JSON schema: {error}") from error
         matcher = guidance.LLMatcher(self.grammar, rules, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # a schema that leads nowhere ({"$ref": "#"}) is known by its first token alone
         if matcher.is_error():
             raise BeyondModel(f"the response schema cannot be followed: {_first_line(matcher.get_error())}")
         return Constraint(matcher)
