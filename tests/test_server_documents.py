@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -701,7 +701,15 @@ class Process:
         self.http.close()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
+def tell_all(pid, how):
+    """The process and all that it started, and so on, whatever groups they are in: as systemd does."""
+    for child in subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True).stdout.split():
+        tell_all(int(child), how)
+    with suppress(ProcessLookupError):
+        os.kill(pid, how)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("ps"), reason="signals, and ps as Linux has it")
 @pytest.mark.parametrize("how", ["kill -9", "systemd"])
 def test_a_service_that_is_killed_in_the_midst_of_a_job_and_an_upload_goes_on_when_it_is_there_again(home, how):
     """systemd, as Ctrl-C, signals all its processes at once, those that read files among them."""
@@ -720,7 +728,7 @@ def test_a_service_that_is_killed_in_the_midst_of_a_job_and_an_upload_goes_on_wh
         wait_until(lambda: list((home / "knowledge" / "default").glob(".uploading-*")))
         if how == "systemd":
             half.close()
-            first.end(signal.SIGTERM, os.killpg)
+            first.end(signal.SIGTERM, tell_all)
         else:
             first.end(signal.SIGKILL)
     second = Process(home)
