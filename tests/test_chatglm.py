@@ -14,6 +14,7 @@ import time
 from contextlib import closing, suppress
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -22,6 +23,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="kbqa[glm] is not installed")
 
 import glmkit  # noqa: E402, F401  (one thread)
+import hubkit  # noqa: E402
 
 from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.chatglm.architecture import read_architecture  # noqa: E402
@@ -1067,11 +1069,91 @@ def test_a_download_brings_one_form_of_the_weights_and_no_code(tiny, tmp_path, m
 
 def test_a_download_that_fails_says_what_was_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "modelscope", Client(tmp_path / "there"))
-    with pytest.raises(ModelError, match=r"from modelscope: no model THUDM/x at all; what has come is kept in .*mine"):
+    with pytest.raises(ModelError, match=r"could not be downloaded: modelscope: no model THUDM/x at all$"):
         download("THUDM/x", tmp_path / "mine", "modelscope")
     (tmp_path / "there/THUDM/x").mkdir(parents=True)
     with pytest.raises(ModelError, match=r"holds no config\.json"):
         download("THUDM/x", tmp_path / "mine", "modelscope")
+    (tmp_path / "there/THUDM/x/config.json").write_text("{}")
+    with pytest.raises(ModelError, match="no weights are published with this model"):
+        download("THUDM/x", tmp_path / "mine", "modelscope")
+    (tmp_path / "there/THUDM/x/model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+    with pytest.raises(
+        ModelError, match=r"model-2.safetensors of THUDM/x has not come; what has come is kept in .*mine"
+    ):
+        download("THUDM/x", tmp_path / "mine", "modelscope")
+
+
+def test_a_place_that_cannot_be_reached_is_told_from_a_model_that_is_not_there(tmp_path, monkeypatch):
+    client = Client(tmp_path)
+    monkeypatch.setitem(sys.modules, "modelscope", client)
+
+    def raises(error: Exception) -> str:
+        monkeypatch.setattr(client, "snapshot_download", lambda *_, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(ModelError) as caught:
+            download("THUDM/x", tmp_path / "mine", "modelscope")
+        return str(caught.value)
+
+    error = RuntimeError("HTTPConnectionPool(host='x', port=9): Max retries exceeded with url: /api/v1")
+    error.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    assert raises(error) == (
+        "THUDM/x could not be downloaded: modelscope cannot be reached, or broke off (Connection refused): is there a "
+        "network? A proxy is named in https_proxy, a mirror in MODELSCOPE_ENDPOINT"
+    )
+    error = RuntimeError("404")
+    error.response = SimpleNamespace(status_code=404)
+    assert "modelscope has no such model, or shows it only to whom it knows (MODELSCOPE_API_TOKEN)" in raises(error)
+
+
+DOWNLOADS = """
+import sys
+from pathlib import Path
+from kbqa.chatglm.hub import download
+from kbqa.errors import ModelError
+
+source, *steps = sys.argv[1:]
+for step in steps:
+    model, folder = step.split("=")
+    try:
+        download(model, Path(folder), source)
+        print("whole")
+    except ModelError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_the_real_clients_download_resume_and_say_what_is_wrong(tiny, tmp_path, source):
+    """From a server on this machine that speaks as the two places do."""
+    pytest.importorskip("huggingface_hub" if source == "huggingface" else "modelscope", reason="kbqa[hub] is not there")
+    there = shutil.copytree(tiny("chatglm3"), tmp_path / "there/ZhipuAI/chatglm3-6b")
+    (there / "modeling_chatglm.py").write_text("raise SystemExit", encoding="utf-8")
+    shards = sorted(path.name for path in there.glob("*.bin"))
+    mine, part = tmp_path / "mine", tmp_path / "part"
+    (tmp_path / "home").mkdir()
+    with hubkit.serving(tmp_path / "there") as hub:
+        hub.breaks_off = shards[1]
+        steps = [f"ZhipuAI/chatglm3-6b={mine}", f"ZhipuAI/chatglm3-6b={mine}", f"ZhipuAI/none={mine}", f"x={part}"]
+        root = str(Path(__file__).parents[1])
+        done = subprocess.run(
+            [sys.executable, "-c", DOWNLOADS, source, *steps],
+            env=hub.environment(tmp_path / "home") | {"PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    first, second, third, fourth = done.stdout.splitlines()[-4:]
+    if source == "modelscope":  # the other client tries again by itself
+        assert "ZhipuAI/chatglm3-6b could not be downloaded: modelscope: " in first
+        assert f"what has come is kept in {mine}, and the same command goes on from there" in first
+        assert (shards[1], (there / shards[1]).stat().st_size // 2) in hub.sent, "it went on where it was"
+    assert second == "whole"
+    assert third.startswith(f"ZhipuAI/none could not be downloaded: {source} has no such model")
+    assert "x is no id of a model" in fourth
+    assert [hub.sent.count((name, 0)) for name in shards if name != shards[1]] == [1, 1], "nothing came twice"
+    assert {path.suffix for path in mine.iterdir() if path.is_file()} == {".json", ".model", ".bin"}
+    assert load_chatglm(mine).family == "chatglm3"
 
 
 # --- served by others ------------------------------------------------------------------------------------------------

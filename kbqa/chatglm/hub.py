@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,9 @@ __all__ = ["Source", "download", "find_model"]
 
 Source = Literal["modelscope", "huggingface"]
 ID = re.compile(r"(\w[\w.-]*)/(\w[\w.-]*?)(?:@([\w./-]+))?")  # organisation/name, perhaps @revision
+ENDPOINTS: Mapping[Source, str] = {"modelscope": "MODELSCOPE_ENDPOINT", "huggingface": "HF_ENDPOINT"}
+TOKENS: Mapping[Source, str] = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
+UNREACHABLE = {"ConnectionError", "NetworkError", "TransportError", "TimeoutError", "OfflineModeIsEnabled", "gaierror"}
 # What a model consists of beside its weights. Its code is left where it is: nothing here runs it.
 ABOUT = ["*.json", "*.model", "*.jinja", "*.txt", "*.md", "*LICENSE*"]
 
@@ -91,7 +94,8 @@ def _modelscope_revision(folder: Path) -> str | None:
 def download(model: str, folder: Path, source: Source, revision: str | None = None) -> None:
     """Fetches the files of `model` into `folder`; what is there already is not fetched again.
 
-    ModelError when the client is not installed, when there is no such model, and when the network fails.
+    ModelError when the client is not installed, when there is no such model, when the network fails, and when files
+    are missing in the end: the clients are content with what a folder holds already.
     """
     if not ID.fullmatch(model) or "@" in model:
         raise ModelError(f"{model} is no id of a model; one looks like THUDM/chatglm3-6b")
@@ -99,32 +103,70 @@ def download(model: str, folder: Path, source: Source, revision: str | None = No
         raise ModelError(f"{folder} is a file; name a folder")
     client = _client("modelscope" if source == "modelscope" else "huggingface_hub")
 
-    def fetch(patterns: list[str]) -> None:
+    def asked(work: Callable[[], Any]) -> Any:
         try:
-            client.snapshot_download(model, revision=revision, local_dir=str(folder), allow_patterns=patterns)
+            return work()
         except Exception as error:  # the client's own, of many kinds
-            raise ModelError(
-                f"{model} could not be downloaded from {source}: {one_line(error)[:300]}; what has come is kept in "
-                f"{folder}, and the same command goes on from there"
-            ) from error
+            named = model if revision is None else f"{model}@{revision}"
+            raise ModelError(f"{named} could not be downloaded: {_why(error, source, folder)}") from error
+
+    at = revision
+    if source == "huggingface":  # whose client, where it gets no answer, takes what is in the folder for the model
+        at = asked(lambda: client.HfApi().model_info(model, revision=revision).sha)
+
+    def fetch(patterns: list[str]) -> None:
+        asked(lambda: client.snapshot_download(model, revision=at, local_dir=str(folder), allow_patterns=patterns))
 
     fetch(ABOUT)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{model} at {source} holds no config.json: it is no model that kbqa can use")
     _fetch_weights(folder, fetch)
+    if missing := [name for name in _listed(folder) if not (folder / name).is_file()]:
+        raise ModelError(f"{missing[0]} of {model} has not come{_kept(folder)}")
 
 
 def _fetch_weights(folder: Path, fetch: Callable[[list[str]], None]) -> None:
     """One form of them: some models are published in two, each as large as the model."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (index := folder / f"{name}.index.json").is_file():
-            listed = read_json(index).get("weight_map")
-            fetch(sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else [f"*{Path(name).suffix}"])
-            return
+    if listed := _listed(folder):
+        fetch(listed)
+        return
     for suffix in ("safetensors", "bin"):
         fetch([f"*.{suffix}"])
         if any(folder.glob(f"*.{suffix}")):
             return
+    raise ModelError(f"no weights are published with this model (*.safetensors, *.bin){_kept(folder)}")
+
+
+def _listed(folder: Path) -> list[str]:
+    """The files of the weights in the form to be fetched, where an index names them."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (index := folder / f"{name}.index.json").is_file():
+            listed = read_json(index).get("weight_map")
+            return sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else []
+    return []
+
+
+def _kept(folder: Path) -> str:
+    held = folder.is_dir() and any(folder.iterdir())
+    return f"; what has come is kept in {folder}, and the same command goes on from there" if held else ""
+
+
+def _why(error: Exception, source: Source, folder: Path) -> str:
+    """What went wrong, without the clients' addresses and advice where it can be told in a few words."""
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+        chain.append(before)
+    kinds = {kind.__name__ for it in chain for kind in type(it).__mro__}
+    codes = {getattr(getattr(it, "response", it), "status_code", None) for it in chain}
+    if codes & {401, 403, 404}:
+        return f"{source} has no such model, or shows it only to whom it knows ({TOKENS[source]})"
+    if kinds & UNREACHABLE:
+        reason = next((it.strerror for it in reversed(chain) if isinstance(it, OSError) and it.strerror), "")
+        return (
+            f"{source} cannot be reached, or broke off{f' ({reason})' if reason else ''}: is there a network? A proxy "
+            f"is named in https_proxy, a mirror in {ENDPOINTS[source]}{_kept(folder)}"
+        )
+    return f"{source}: {one_line(error)[:300]}{_kept(folder)}"
 
 
 def _client(module: str) -> Any:
