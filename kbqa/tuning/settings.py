@@ -150,9 +150,11 @@ def read_settings(path: Path | None, options: Mapping[str, Any]) -> Settings:
 
 
 def _below(folder: Path, name: str, value: Any) -> Any:
-    if name in ("train_file", "validation_file", "output_dir", "ptuning_checkpoint") and isinstance(value, str):
+    if not value or not isinstance(value, str):
+        return value
+    if name in ("train_file", "validation_file", "output_dir", "ptuning_checkpoint"):
         return str(folder / Path(value).expanduser())
-    if name == "model_name_or_path" and isinstance(value, str) and (folder / value).is_dir():
+    if name == "model_name_or_path" and (folder / value).is_dir():
         return str(folder / value)
     return value
 

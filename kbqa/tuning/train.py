@@ -20,7 +20,7 @@ from kbqa.errors import ConfigError, TuningError
 from kbqa.importing import is_out_of_memory
 from kbqa.tuning.data import Columns, Row, read_rows
 from kbqa.tuning.preprocess import NOT_COUNTED, Example, Limits, example
-from kbqa.tuning.saving import begin_run, newest
+from kbqa.tuning.saving import begin_run, newest, remove
 from kbqa.tuning.settings import Settings
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ class _Run:
         try:
             tuner.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except NotANumber as error:
+            remove(self.run / f"checkpoint-{tuner.state.global_step}")  # with what it holds the loss is no number
             raise TuningError(_why(str(error), settings, dtype, newest(self.run))) from error
         finally:
             following.close(tuner.state.log_history)

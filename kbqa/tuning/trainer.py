@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -193,9 +194,14 @@ class Following(TrainerCallback):
         self._logged(state.global_step, logs)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        draw(self._run, state.log_history)
+        self._draw(state.log_history)
 
     def close(self, history: Sequence[Mapping[str, Any]]) -> None:
-        self._events.close()
-        if history:
+        with suppress(OSError):
+            self._events.close()
+        self._draw(history)
+
+    def _draw(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """A picture that cannot be written, on a full disk for example, is no reason to stop; nor hides what is."""
+        with suppress(OSError):
             draw(self._run, history)
