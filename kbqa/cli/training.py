@@ -200,7 +200,7 @@ def _figures(event: Any) -> str:
 @click.option(
     "--max-drop", type=click.FloatRange(0, 1), default=MAX_DROP, show_default=True, help="How much it may have forgot."
 )
-@click.option("--force", is_flag=True, help="Even when it forgot more.")
+@click.option("--force", is_flag=True, help="Even when it forgot more, or nobody measured it.")
 @pass_session
 def promote(session: Session, name: str, checkpoint: Path, default: bool, max_drop: float, force: bool) -> None:
     """Serve what was tuned in the folder CHECKPOINT beside the model of config.yaml, as NAME.

@@ -21,7 +21,7 @@ DIGITS = 12  # of the digest that names a folder
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """`drop` is what it forgot, None where nobody measured it; `notes` are what a person should know."""
+    """`drop` is what it forgot, None where that is not known; `notes` are what a person should know."""
 
     adapter: Adapter
     passport: Passport | None
@@ -43,8 +43,8 @@ def promote(
 ) -> Promoted:
     """Makes `checkpoint` the adapter `name` beside the model in `base`, of which `template` fills the prompts.
 
-    ModelError when it was tuned on another model, ConfigError when it forgot more than `max_drop`, which `force` lets
-    pass, and when the name cannot be.
+    ModelError when it was tuned on another model. ConfigError when the name cannot be, and when it forgot more than
+    `max_drop`, or nobody measured that, which `force` lets pass.
     """
     if name == base.name:
         raise ConfigError(f"{name} is what the model itself is called (chatglm:{name}); choose another name")
@@ -88,9 +88,7 @@ def _checked(checkpoint: Path, base: Path, a: Architecture) -> Passport | None:
 
 
 def _forgotten(checkpoint: Path, max_drop: float, force: bool) -> tuple[float | None, list[str]]:
-    """How much, as far as that was measured, and what there is to say of it."""
-    if not (checkpoint / EVALUATION).is_file():
-        return None, [f"nobody measured what it forgot; `kbqa tune evaluate BASE {checkpoint} --data DEV` does"]
+    """How much, as far as that is known, and what there is to say of it."""
     try:
         return check_forgetting(checkpoint, max_drop).drop, []
     except ConfigError as error:
