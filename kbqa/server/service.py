@@ -81,8 +81,9 @@ class Service:
         audit = self.config.audit_log
         self.audit = AuditLog(installation.home.folder / audit if audit else None, self.config.log_questions)
         self._workers = ThreadPoolExecutor(self.config.threads, "kbqa-work")
-        quotes = installation.config.generator.kind == "extractive"  # which takes a processor; a model's answer waits
-        self._places = asyncio.Semaphore(self.config.threads if quotes else self.config.concurrent_requests)
+        # Quoting takes a processor and is soon done; a model's answer waits.
+        self._quotes = installation.config.generator.kind == "extractive" == self.generator.name
+        self._places = asyncio.Semaphore(self.config.threads if self._quotes else self.config.concurrent_requests)
         self.drawing = asyncio.Semaphore(DRAWN_AT_ONCE)
         self._stores: dict[str, Store] = {}
         self._ready: dict[str, KnowledgeBase] = {}
@@ -266,6 +267,8 @@ class Service:
 
     async def _feed(self, make: Callable[[Cancellation], Iterator[T]]) -> Feed[T]:
         with self.metrics.under_way.labels("waiting").track_inprogress():
+            if self._quotes:
+                return await Feed.start(make, self._places, self._workers.submit)
             return await Feed.start(make, self._places)
 
     def _answer(

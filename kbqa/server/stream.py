@@ -44,6 +44,11 @@ class _End:
         self.error = error
 
 
+def _in_its_own_thread(work: Callable[[], None]) -> None:
+    # A daemon, because a model that says nothing more must not keep the process from ending.
+    threading.Thread(target=work, name="kbqa-feed", daemon=True).start()
+
+
 class Feed(Generic[T]):
     """`async for` over what `make(cancellation)` yields. `places` bounds how many run at once.
 
@@ -63,11 +68,20 @@ class Feed(Generic[T]):
         self._cancellation = Cancellation()
 
     @classmethod
-    async def start(cls, make: Callable[[Cancellation], Iterator[T]], places: asyncio.Semaphore) -> Feed[T]:
+    async def start(
+        cls,
+        make: Callable[[Cancellation], Iterator[T]],
+        places: asyncio.Semaphore,
+        begin: Callable[[Callable[[], None]], object] = _in_its_own_thread,
+    ) -> Feed[T]:
+        """`begin` has a thread do the work; one of a pool, where it is short."""
         await places.acquire()
-        feed = cls(make, places)
-        # A daemon, because a model that says nothing more must not keep the process from ending.
-        threading.Thread(target=feed._run, name="kbqa-feed", daemon=True).start()
+        try:
+            feed = cls(make, places)
+            begin(feed._run)
+        except BaseException:
+            places.release()
+            raise
         return feed
 
     def close(self) -> None:
