@@ -299,7 +299,7 @@ def visit(browser):
         settings = {"locale": "zh-CN", "viewport": {"width": 1280, "height": 800}, **settings}
         context = browser.new_context(**settings)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(20_000)
         wrong = []
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("console", lambda said: wrong.append(f"{said.type}: {said.text}"))
@@ -325,7 +325,7 @@ def ask(page, question):
 def expect(what):
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=8_000)
+    expect.set_options(timeout=20_000)
     return expect(what)
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from kbqa.config import SplitterConfig
 from kbqa.embedders.static import StaticEmbedder
 from kbqa.errors import DocumentError, KbqaError
 from kbqa.readers import read
-from kbqa.sandbox import Sandbox, read_one
+from kbqa.sandbox import Sandbox, read_one, render_page, rendering
 from kbqa.sandbox.messages import read_chunks, read_document, read_prepared, read_vectors, write_document, write_vectors
 from kbqa.splitter import Splitter
 from kbqa.store.lexical import prepare
@@ -276,3 +277,73 @@ def test_a_worker_imports_nothing_from_the_current_folder(file, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     with sandbox() as box:
         assert only(box.read_all([file("年假十天")])).document.text == "年假十天"
+
+
+# --- pages as pictures -----------------------------------------------------------------------------------------------
+
+
+def pdf(folder, lines, **settings):
+    canvas = pytest.importorskip("reportlab.pdfgen.canvas")
+    path = folder / "报告.pdf"
+    page = canvas.Canvas(str(path), pagesize=(400, 200), **settings)
+    for place, line in enumerate(lines):
+        page.drawString(20, 160 - 30 * place, line)
+    page.save()
+    return path
+
+
+def pixels(png):
+    """(height, width, 3) of a picture as it is written here: no filter, RGB."""
+    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+    start = png.index(b"IDAT") + 4
+    rows = np.frombuffer(zlib.decompressobj().decompress(png[start:]), np.uint8).reshape(height, 1 + 3 * width)
+    return rows[:, 1:].reshape(height, width, 3)
+
+
+def marked(png):
+    """The lines on which something is marked, from 0."""
+    picture = pixels(png).astype(int)
+    found = np.flatnonzero((picture[:, :, 0] - picture[:, :, 2] > 60).any(axis=1))
+    return sorted({int(row - 25) // 30 for row in found})
+
+
+def test_a_passage_is_marked_where_it_stands_on_its_page(tmp_path):
+    path = pdf(tmp_path, ["Leave is ten days a year.", "Sick notes", "are due on the third day."])
+    assert pixels(render_page(path, 1, "", 400)).shape == (200, 400, 3)
+    assert marked(render_page(path, 1, "", 400)) == []
+    assert marked(render_page(path, 1, "Leave is ten days a year.", 400)) == [0]
+    assert marked(render_page(path, 1, "Sick notes are due on the third day.", 400)) == [1, 2]
+    assert marked(render_page(path, 1, "notes | third day", 400)) == [1, 2]
+    assert marked(render_page(path, 1, "没有的话", 400)) == []
+
+
+def test_a_page_that_cannot_be_drawn_says_why(tmp_path):
+    path = pdf(tmp_path, ["one page"])
+    (tmp_path / "x").mkdir()
+    locked = pdf(tmp_path / "x", ["secret"], encrypt="geheim")
+    junk = tmp_path / "坏的.pdf"
+    junk.write_bytes(b"%PDF-1.7 nothing of the kind")
+    for file, page, kind in ((path, 2, "unreadable"), (locked, 1, "encrypted"), (junk, 1, "corrupt")):
+        with pytest.raises(DocumentError) as caught:
+            render_page(file, page, "", 100)
+        assert caught.value.kind == kind
+    with pytest.raises(DocumentError, match="takes longer than") as caught:
+        render_page(path, 1, "", 100, seconds=0.01)
+    assert caught.value.kind == "timeout"
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "os._exit(3)",
+        "os.kill(os.getpid(), 11)",
+        "os.write(1, b'png\\nno picture')",
+        "os.write(1, b'error\\n[]')",
+        "[os.write(1, bytes(1 << 20)) for _ in range(99)]",
+    ],
+)
+def test_a_process_that_is_taken_over_is_not_believed(tmp_path, monkeypatch, says):
+    monkeypatch.setattr(rendering, "_PROGRAM", f"import os, sys; sys.stdin.read(); {says}")
+    with pytest.raises(DocumentError) as caught:
+        render_page(tmp_path / "报告.pdf", 1, "", 100)
+    assert caught.value.kind == "crashed"

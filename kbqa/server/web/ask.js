@@ -14,16 +14,14 @@ let chooser = null;
 export function startAsk() {
   chooser = label(el("select", { class: "base" }), "base");
   chooser.addEventListener("change", () => choose(chooser.value));
-  const fresh = iconButton("clear", "newTalk", () => {
-    closePanel();
-    talk.clear();
-  });
   talk = new Talk(document.getElementById("ask"), {
     name: "question",
     first: "questionHint",
     ask: answer,
-    tools: [el("span", { class: "select" }, icon("documents"), chooser), fresh],
+    again: "newTalk",
+    tools: [el("span", { class: "select" }, icon("documents"), chooser)],
   });
+  talk.fresh.addEventListener("click", closePanel);
   onChange(showBases);
 }
 
@@ -177,8 +175,13 @@ async function rate(turn, rating, buttons) {
   if (!(await feedback(turn, { rating }))) return;
   for (const [name, node] of Object.entries(buttons)) node.setAttribute("aria-pressed", String(name === rating));
   turn.foot.querySelector(".comment")?.remove();
-  if (rating === "down") turn.foot.append(comment(turn));
-  else toast("thanks");
+  if (rating === "up") {
+    toast("thanks");
+    return;
+  }
+  const form = comment(turn);
+  turn.foot.append(form);
+  form.scrollIntoView({ block: "nearest" });
 }
 
 function comment(turn) {

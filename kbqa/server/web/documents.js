@@ -282,7 +282,7 @@ function suffix(name) {
 function state_of({ status, error, error_kind: kind, chunks, pages, warnings }) {
   if (status === "failed") {
     const why = known(`why_${kind}`) && word(`why_${kind}`);
-    return el("div", { class: "reason" }, icon("warn"), el("span", {}, word("state_failed"), why && "：", why),
+    return el("div", { class: "reason" }, icon("warn"), el("span", {}, word(why ? "becauseOf" : "state_failed"), why),
       el("span", { class: "quiet" }, error));
   }
   const facts = [pages !== null && word("pages", { n: number(pages) }), word("chunks", { n: number(chunks) })];

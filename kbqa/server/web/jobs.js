@@ -4,18 +4,17 @@ import { call } from "./api.js";
 
 const FIRST = 300; // milliseconds between looks
 const LATER = 2000;
-const MOST = 10_000; // files
-
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-// Tells every state of a job to `on`, and resolves with the last one. A service that is away for a while is waited for.
-export async function follow(id, on) {
+// Tells every state of a job to `on`, with so many of its files, and resolves with the last one. A service that is away
+// for a while is waited for.
+export async function follow(id, on, files = 1) {
   let wait = FIRST;
   let missed = 0;
   for (;;) {
     let job = null;
     try {
-      job = await call("GET", `api/v1/jobs/${id}?limit=${MOST}`);
+      job = await call("GET", `api/v1/jobs/${id}?limit=${files}`);
       missed = 0;
     } catch (error) {
       missed += 1;

@@ -1,7 +1,7 @@
 // The view that talks to the model alone, as ChatGLM's web_demo did.
 
 import { ApiError, stream } from "./api.js";
-import { el, icon, iconButton, replace, word } from "./dom.js";
+import { el, icon, replace, word } from "./dom.js";
 import { keep, kept } from "./settings.js";
 import { onChange, state } from "./state.js";
 import { Talk, copyButton } from "./talk.js";
@@ -27,7 +27,7 @@ export function startModel() {
     name: "modelHint",
     first: "modelHint",
     ask: answer,
-    tools: [iconButton("clear", "clear", () => talk.clear())],
+    again: "clear",
     above: settings(),
   });
   section.append(missing);

@@ -3,12 +3,13 @@
 import { ApiError } from "./api.js";
 import { button, el, hint, icon, iconButton, label, replace, say, tell, toast, word } from "./dom.js";
 
-const NEAR = 80; // pixels from the end within which the view follows what is written
+const ROOM = 40; // pixels of a screen that an answer does not fill
 const SLOW = 3000; // milliseconds without a word after which the waiting is told
 
 export class Talk {
-  // `ask(turn, signal)` answers a turn and resolves when it has; `tools` stand in the box beside its button.
-  constructor(section, { name, first, ask, tools = [], above = null }) {
+  // `ask(turn, signal)` answers a turn and resolves when it has; `tools` stand in the box, `above` over the turns, and
+  // `again` are the words of the button that begins anew.
+  constructor(section, { name, first, ask, again, tools = [], above = null }) {
     this.ask = ask;
     this.first = first;
     this.turns = [];
@@ -19,7 +20,8 @@ export class Talk {
     this.input = el("textarea", { rows: "1", enterkeyhint: "send", autocomplete: "off" });
     hint(label(this.input, name), first);
     this.go = el("button", { type: "submit", class: "go" });
-    this.form = el("form", { class: "composer" }, this.input, el("div", { class: "row" }, tools,
+    this.fresh = button(again, () => this.clear(), { class: "chip", hidden: true }, "plus");
+    this.form = el("form", { class: "composer" }, this.input, el("div", { class: "row" }, tools, this.fresh,
       el("span", { class: "space" }), this.go));
     this.under = el("div", { class: "under", hidden: true }, this.form); // until it is known what can be asked
     section.append(...[above, this.thread, this.under].filter(Boolean));
@@ -63,6 +65,7 @@ export class Talk {
     this.turns = [];
     this.list.replaceChildren();
     this.empty.hidden = false;
+    this.fresh.hidden = true;
     hint(this.input, this.first);
     this.input.focus();
   }
@@ -72,6 +75,7 @@ export class Talk {
     if (!question || this.running) return;
     this.input.value = "";
     this.empty.hidden = true;
+    this.fresh.hidden = false;
     const turn = new Turn(question, this);
     this.turns.push(turn);
     this.list.append(turn.node);
@@ -84,7 +88,7 @@ export class Talk {
     this.running = running;
     this.fit();
     turn.begin();
-    this.toEnd();
+    this.toTop(turn);
     try {
       await this.ask(turn, running.signal);
     } catch (error) {
@@ -98,28 +102,22 @@ export class Talk {
       turn.end();
       this.running = null;
       this.showGo();
-      this.follow();
     }
   }
 
-  // Earlier questions and answers, as the service takes them, without those that led nowhere.
+  // Earlier questions to the same base and their answers, as the service takes them, without those that led nowhere.
   history(before) {
-    return this.turns.slice(0, this.turns.indexOf(before)).filter((turn) => turn.text && !turn.refused)
+    const told = (turn) => turn.text && !turn.refused && turn.base === before.base;
+    return this.turns.slice(0, this.turns.indexOf(before)).filter(told)
       .slice(-20).map((turn) => [turn.question, turn.text]);
   }
 
-  toEnd() {
-    this.thread.scrollTop = this.thread.scrollHeight;
-  }
-
-  follow() {
-    const left = this.thread.scrollHeight - this.thread.scrollTop - this.thread.clientHeight;
-    if (left < NEAR + this.grown) this.toEnd();
-    this.height = this.thread.scrollHeight;
-  }
-
-  get grown() {
-    return Math.max(0, this.thread.scrollHeight - (this.height ?? 0));
+  // The question goes to the top and has a screen for its answer: nothing moves while that is written and read.
+  toTop(turn) {
+    for (const { node } of this.turns) node.style.minHeight = "";
+    turn.node.style.minHeight = `${this.thread.clientHeight - ROOM}px`;
+    const above = turn.node.getBoundingClientRect().top - this.thread.getBoundingClientRect().top;
+    this.thread.scrollTop += above - (turn === this.turns[0] ? ROOM : 0);
   }
 }
 
@@ -174,7 +172,6 @@ export class Turn {
       this.pending = false;
       if (this.text) this.state.hidden = true;
       draw();
-      this.talk.follow();
     });
   }
 

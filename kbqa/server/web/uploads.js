@@ -197,7 +197,7 @@ async function watch(id, held) {
         if (row && file.status !== row.status) set(row, file.status, file.error || null);
       }
       tellSum();
-    });
+    }, Math.max(1, held.size));
     if (job.state === "failed") lose(held, job.error?.message);
   } catch (error) {
     lose(held, error.message);

@@ -180,6 +180,7 @@ const WORDS = {
   jobCancelled: ["任务已取消", "The job was cancelled"],
   jobFailed: ["任务失败：{why}", "The job failed: {why}"],
   cancelJob: ["取消任务", "Cancel the job"],
+  becauseOf: ["未能收录：", "Failed: "],
   why_encrypted: ["有密码保护，请另存一份不带密码的", "protected by a password; save a copy without one"],
   why_corrupt: ["文件已损坏", "the file is damaged"],
   why_empty: ["文件是空的，没有可读内容", "there is nothing in it to read"],
