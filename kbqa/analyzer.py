@@ -122,16 +122,20 @@ def analyze(text: str) -> Terms:
     The last texts are remembered: what is embedded is indexed next.
     """
     pieces = _CJK_RUN.split(fold(text))
+    return Terms(_words(pieces), [run[at : at + 2] for run in pieces[1::2] for at in range(len(run) - 1 or 1)])
+
+
+def _words(pieces: Sequence[str]) -> list[str]:
+    """Of a folded text, split at its Chinese runs."""
     latin, runs = " ".join(pieces[::2]), pieces[1::2]
     words = [word for word in _cut()(" ".join(runs)) if word != " "]  # one call for all runs
-    bigrams = [run[at : at + 2] for run in runs for at in range(len(run) - 1 or 1)]
     names = _NAME.findall(_THOUSANDS.sub("", latin))
     words += names
     for name in [name for name in names if not (name.isalpha() or name.isdecimal())]:
         parts = _PART.findall(name)
         if len(parts) > 1:
             words += parts
-    return Terms(words, bigrams)
+    return words
 
 
 def question_terms(question: str) -> Terms:
@@ -158,7 +162,6 @@ class Passage:
     def __init__(self, text: str, folded: str | None = None) -> None:
         """`folded` is what `fold` makes of it, where the caller has it already."""
         self.text = fold(text) if folded is None else folded
-        self._given = text
         self._words: frozenset[str] | None = None
 
     @classmethod
@@ -193,5 +196,5 @@ class Passage:
     def _all_words(self) -> frozenset[str]:
         """Most texts that are asked hold no word of the question: they are never cut."""
         if self._words is None:
-            self._words = frozenset(analyze(self._given).words)
+            self._words = frozenset(_words(_CJK_RUN.split(self.text)))
         return self._words

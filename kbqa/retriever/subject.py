@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from kbqa.analyzer import fold
 from kbqa.types import Chunk
@@ -41,8 +42,13 @@ def named(question: str, candidates: Iterable[Chunk]) -> dict[str, float]:
 def titles_in(question: str, titles: Iterable[str]) -> dict[str, str]:
     """Those that stand in the question, each with what it is folded."""
     question = fold(question)
-    folded = {title: fold(title).strip() for title in dict.fromkeys(titles)}
+    folded = {title: _folded(title) for title in dict.fromkeys(titles)}
     return {title: its for title, its in folded.items() if len(its) >= SHORTEST and stands_in(its, question)}
+
+
+@lru_cache(maxsize=8192)
+def _folded(title: str) -> str:
+    return fold(title).strip()
 
 
 def _rarity(title: str, others: Sequence[Chunk]) -> float:

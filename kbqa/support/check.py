@@ -50,7 +50,8 @@ def check(sentence: str, passages: Sequence[Chunk]) -> Support:
     claim = _claim(sentence)
     if not claim.says_something():
         return Support("not")
-    if quoted := _verbatim(sentence.strip(), quotes(passages)):
+    bare = sentence.strip()
+    if quoted := _verbatim(bare, quotes([chunk for chunk in passages if bare in chunk.text])):
         return Support("supported", (quoted,), 1.0)
     alike = _alike(claim, candidates(passages))
     return _Trial(claim, alike).support() if alike else Support("not")
