@@ -63,6 +63,17 @@ def test_k_limits_the_hits(kb):
     assert len(kb.search("员工备份年假住宿", 2).hits) == 2
 
 
+def test_only_passages_that_fit_are_found_however_deep_they_lie(kb):
+    wanted = kb.retriever.search_among("员工备份年假住宿", 2, lambda chunk: chunk.source == "资料.md")
+    assert [hit.chunk.source for hit in wanted.hits] == ["资料.md"]
+    everything = kb.retriever.search_among("员工备份年假住宿", 2, lambda chunk: True)
+    assert everything == kb.search("员工备份年假住宿", 2)
+    nothing = kb.retriever.search_among("员工备份年假住宿", 2, lambda chunk: False)
+    assert (nothing.hits, nothing.confidence) == ((), 0.0)
+    with pytest.raises(QuestionError):
+        kb.retriever.search_among(" ", 2, lambda chunk: True)
+
+
 def test_a_document_that_is_removed_while_a_search_looks_is_left_out(kb):
     ids = [chunk_id for chunk_id, _ in kb.store.search_words(question_terms("员工备份年假"), 10)]
     passages = Passages(kb.store, ids)

@@ -288,15 +288,23 @@ def test_keys_and_bases_that_are_not_there_have_difys_codes(keyed):
     running, key = keyed
     mine = key("dify", "default")
     assert sources(retrieve(mine))
-    assert "send the header" in knowledge_error(retrieve(running), 401, 1001)
+    assert "send the header" in knowledge_error(retrieve(running), 403, 1001)
     basic = running.post("/retrieval", {}, headers={"Authorization": "Basic YTpi"})
-    assert "send the header" in knowledge_error(basic, 401, 1001)
-    assert "no such key" in knowledge_error(retrieve(running.with_key("kbqa_" + "x" * 43)), 401, 1002)
+    assert "send the header" in knowledge_error(basic, 403, 1001)
+    assert "no such key" in knowledge_error(retrieve(running.with_key("kbqa_" + "x" * 43)), 403, 1002)
     for foreign in ("制度", "nix"):
         assert "does not open" in knowledge_error(retrieve(mine, knowledge=foreign), 403, 1002)
     everywhere = key("all")
     for unknown in ("nix", "../default", ""):
         assert "no knowledge base" in knowledge_error(retrieve(everywhere, knowledge=unknown), 404, 2001)
+
+
+def test_dify_learns_when_a_key_is_entered_whether_it_is_right(keyed):
+    """It sends nothing at all then, and looks for the statuses 403, 404 and 502."""
+    running, key = keyed
+    for asking, status in ((key("dify"), 400), (running.with_key("kbqa_" + "x" * 43), 403)):
+        tried = asking.http.post("/retrieval")
+        assert tried.status_code == status, tried.text
 
 
 # --- chat -------------------------------------------------------------------------------------------------------------

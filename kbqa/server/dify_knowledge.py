@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from kbqa.errors import UnknownKnowledgeBase
 from kbqa.server.auth import Caller, allow
 from kbqa.server.conditions import Condition, Conditions, metadata_of
-from kbqa.server.errors import NoKey, Problem
+from kbqa.server.errors import NoKey, Problem, Unauthorized
 from kbqa.server.request import ERRORS, BadRequestRoute, Json, Text, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.types import Hit
@@ -83,7 +84,24 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {**said, "model": KnowledgeError} for status, said in ERRORS.items()
 }
 
-router = APIRouter(tags=["dify"], route_class=BadRequestRoute)
+
+class _Route(BadRequestRoute):
+    """Dify tries a key when it is entered, and takes it for a right one unless the status is 403."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except Unauthorized as error:
+                error.status = 403
+                raise
+
+        return handled
+
+
+router = APIRouter(tags=["dify"], route_class=_Route)
 
 
 @router.post("/retrieval", response_model=RecordsFields, responses=_ERRORS, summary="Dify's external knowledge")
