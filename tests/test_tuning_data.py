@@ -119,6 +119,16 @@ def test_a_file_without_rows_a_folder_and_nothing_at_all_are_told_apart(tmp_path
             read_rows(path)
 
 
+def test_half_a_character_does_not_come_in(tmp_path):
+    half = written(
+        tmp_path / "half.jsonl", '{"content": "年假\\ud83d", "summary": "十天", "history": [["\\udc00", "好😀"]]}'
+    )
+    (row,) = read_rows(half)
+    assert row == Row("年假\ufffd", "十天", (("\ufffd", "好😀"),))
+    write_rows(tmp_path / "again.jsonl", [row])
+    assert read_table(half).rows[0].prompt == "年假"
+
+
 def test_rows_are_written_whole_or_not_at_all_and_never_over_others(tmp_path):
     path = tmp_path / "train.jsonl"
 
@@ -665,3 +675,15 @@ def test_convert_with_knowledge_parts_before_it_asks_and_tells_what_stayed_bare(
     ).output
     assert "没有" in missing
     assert not (tmp_path / "x.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--dev-share", 0.2), "say where with --dev"),
+        (("--max-characters", 99), "name their base with --with-knowledge"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, options, said):
+    source = sheet(tmp_path / "faq.xlsx", ("Q", "A"), LEAVE)
+    assert said in run("convert", source, tmp_path / "out.jsonl", *options, code=2).output

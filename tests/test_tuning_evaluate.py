@@ -332,7 +332,8 @@ def dev(chatglm2, tmp_path):
     return path
 
 
-def test_evaluate_writes_answers_a_page_and_what_was_forgotten(folders, chatglm2, dev, tmp_path):
+def test_evaluate_writes_answers_a_page_and_what_was_forgotten(folders, chatglm2, dev, tmp_path, monkeypatch):
+    monkeypatch.setattr("kbqa.tuning.guard.MOST", 8)  # tokens: 96 questions are asked
     tuned = make_prefix(tmp_path / "run" / "checkpoint-20", chatglm2)
     shut = make_prefix(tmp_path / "run" / "checkpoint-30", chatglm2, seed=3)
     (shut / "evaluation.json.partial").mkdir()  # nothing can be written there
@@ -365,13 +366,14 @@ def test_evaluate_writes_answers_a_page_and_what_was_forgotten(folders, chatglm2
 
 def test_evaluate_prints_a_table_and_counts_what_is_too_long(folders, tmp_path):
     data = tmp_path / "dev.jsonl"
-    write_rows(data, [Row("年假有几天？", "十天"), Row("长" * 90, "短"), Row("病假？", "短" * 30)])
+    write_rows(data, [Row("年假有几天？", "十天", teacher="gpt"), Row("长" * 90, "短"), Row("病假？", "短" * 30)])
     limits = ("--max_source_length", 64, "--max_target_length", 24)
     shown = tune("evaluate", folders / "chatglm2", "--data", data, "--out", tmp_path / "found", *limits, *FAST)
     assert shown.stdout.splitlines()[0].split("\t")[:4] == ["", "BLEU-4", "ROUGE-1", "ROUGE-2"]
     assert shown.stdout.splitlines()[1].startswith("base\t")
     assert "1 of the questions were cut to 64 tokens" in shown.stderr
     assert "1 of the wanted answers are longer than 24 tokens" in shown.stderr
+    assert "1 of the wanted answers were written by a model (teacher)" in shown.stderr
 
 
 def test_a_sample_is_the_same_for_the_same_seed(folders, dev, tmp_path):

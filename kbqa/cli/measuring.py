@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -154,6 +155,9 @@ def _about(model: ChatGLM, base: str, data: Path, rows: Sequence[Row], limits: L
         "data": str(data),
         "data_digest": hashlib.sha256(data.read_bytes()).hexdigest(),
         "rows": len(rows),
+        **(
+            {"answered_by": dict(teachers)} if (teachers := Counter(row.teacher for row in rows if row.teacher)) else {}
+        ),
         "max_source_length": limits.max_source_length,
         "max_target_length": limits.max_target_length,
     }
@@ -230,6 +234,8 @@ def _show(out: Path, found: Sequence[Evaluation], source: int, target: int) -> N
     lines = {it.name: figures(it) for it in found}
     table(["", *next(iter(lines.values()))], [[name, *line.values()] for name, line in lines.items()], header=True)
     first = found[0]
+    if taught := sum(bool(it.row.teacher) for it in first.scored):
+        complain(f"{taught:,} of the wanted answers were written by a model (teacher)", fg="yellow")
     if first.long_prompts:
         complain(f"{first.long_prompts:,} of the questions were cut to {source:,} tokens", fg="yellow")
     if first.long_answers:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["counting", "data_options", "limit_options", "tuning"]
 
+DEV_SHARE = 0.1  # of the questions
 SHOWN = 5  # of a kind of trouble; all of it is in --json
 BAR = 40  # characters of the longest bar
 LINE = 60  # characters of a question
@@ -122,9 +123,7 @@ def counting(session: Session, what: str, total: int) -> Iterator[Callable[[obje
 @click.option(
     "--dev-share",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.1,
-    show_default=True,
-    help="How many of them.",
+    help=f"How many of them; else {DEV_SHARE}.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Which of them.")
 @click.option("--keep-duplicates", is_flag=True, help="Keep rows that say the same as another.")
@@ -153,7 +152,7 @@ def convert(
     response_column: str | None,
     history_column: str | None,
     dev: Path | None,
-    dev_share: float,
+    dev_share: float | None,
     seed: int,
     keep_duplicates: bool,
     teacher: str | None,
@@ -172,6 +171,10 @@ def convert(
     from kbqa.tuning.data import split, write_rows
     from kbqa.tuning.teacher import answers_file
 
+    if dev_share is not None and dev is None:
+        raise click.UsageError("--dev-share says how many rows are put apart; say where with --dev")
+    if max_characters is not None and kb is None:
+        raise click.UsageError("--max-characters is of passages; name their base with --with-knowledge")
     _check_new(out, dev)
     installation = session.installation() if teacher or kb else None
     asked = installation.teacher(teacher) if installation and teacher else None
@@ -190,7 +193,7 @@ def convert(
         rows = taught.rows
     if not rows:
         raise ConfigError(f"{teacher} answered nothing, and no row has an answer of its own")
-    train, held = split(rows, dev_share if dev else 0.0, seed)
+    train, held = split(rows, (dev_share or DEV_SHARE) if dev else 0.0, seed)
     checks = _checked(train, held, tokenizer, max_source_length, max_target_length)
     below = None
     if installation is not None and kb:

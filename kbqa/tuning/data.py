@@ -150,7 +150,7 @@ def _text(value: object, name: str, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value
+        return _whole(value)
     if isinstance(value, int | float):
         return str(value)
     raise ConfigError(f"{where}: {name!r} is no text")
@@ -165,4 +165,9 @@ def _history(value: object, name: str, where: str) -> tuple[tuple[str, str], ...
         for turn in value
     ):
         raise ConfigError(f"{where}: {name!r} must be a list of pairs [question, answer]")
-    return tuple((asked, answered) for asked, answered in value)
+    return tuple((_whole(asked), _whole(answered)) for asked, answered in value)
+
+
+def _whole(text: str) -> str:
+    """Half a surrogate pair, as JSON can bring it, is no character: no file takes it."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
