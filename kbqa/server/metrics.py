@@ -12,7 +12,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -37,6 +45,7 @@ class Metrics:
     """`generator` writes the answers; `jobs_pending` tells state -> how many jobs wait and run in the installation."""
 
     def __init__(self, generator: Generator, jobs_pending: Callable[[], Mapping[str, int]]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, as of several processes
         self._registry = to = CollectorRegistry()
         self._moment = _Moment(generator, jobs_pending)
         self.requests = Counter(
