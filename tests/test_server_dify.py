@@ -10,10 +10,12 @@ import pytest
 from serverkit import serving, wait_until
 
 from kbqa.build import Installation
+from kbqa.cancellation import Cancellation
 from kbqa.config import Config, Home
-from kbqa.registry import FILE
+from kbqa.registry import FILE, Conversation
 from kbqa.server import auth, stream
 from kbqa.server.conditions import OPERATORS
+from kbqa.server.dify_shapes import Answering
 from kbqa.types import REFUSAL, Block, Document, Piece
 
 HANDBOOK = """# 员工手册
@@ -619,6 +621,22 @@ def test_an_answer_can_be_stopped_and_what_was_said_of_it_is_kept(slow):
     (round,) = listed(running, "/v1/messages", conversation_id=first["conversation_id"])["data"]
     assert round["answer"] == first["answer"] == "工作满一年的员工每年享有10天年假。[1]"
     stop(running, first["task_id"])
+
+
+def test_an_answer_that_is_stopped_before_its_turn_is_none(service):
+    """Whoever has stopped it before anything was said has nothing to be kept."""
+    kept = service.service.conversations
+    answering = Answering(kept, Conversation("default", "local", "queued", "?"), LEAVE)
+    answering.stop()
+    cancellation = Cancellation()
+
+    def parts():
+        cancellation.check()
+        yield Piece("too late")
+
+    (answer,) = answering.keep(parts(), cancellation)
+    assert (answer.text, answer.citations) == ("", ())
+    assert kept.all("local", "queued", 9) == []
 
 
 def test_a_whole_answer_has_the_tokens_of_the_model(slow):

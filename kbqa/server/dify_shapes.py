@@ -148,6 +148,8 @@ class Answering:
     def keep(self, parts: Generating[Part, None, None], cancellation: Cancellation) -> Iterator[Part]:
         """The parts, which make a round once they are whole, or have been stopped."""
         self._cancellation = cancellation
+        if self._stopped.is_set():  # while it waited for its turn
+            cancellation.cancel()
         said, begun = list[Piece | Sentence](), False
         try:
             with closing(parts):
