@@ -12,9 +12,9 @@ from serverkit import serving, wait_until
 from kbqa.build import Installation
 from kbqa.config import Config, Home
 from kbqa.errors import GeneratorBusy
-from kbqa.server import passages
+from kbqa.server import passages, stream
 from kbqa.server.page import site
-from kbqa.types import Block, Document, Piece
+from kbqa.types import Block, Document, Load, Piece
 
 SAMPLES = Path(__file__).parents[1] / "knowledge" / "samples"
 TRAVEL = "差旅费用管理办法.pdf"
@@ -33,6 +33,9 @@ NOWHERE = "公司的注册资本是多少？"
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
 
 
+IDLE = Load(running=1, waiting=0, slots=4, places=36)
+
+
 class Model:
     """Says what a test tells it to: `pieces` may hold texts, exceptions, and events that it waits for."""
 
@@ -41,8 +44,8 @@ class Model:
     def __init__(self):
         self.says(TRUE)
 
-    def says(self, *pieces, endless=None):
-        self.pieces, self.endless = pieces, endless
+    def says(self, *pieces, endless=None, load=IDLE):
+        self.pieces, self.endless, self.load = pieces, endless, load
         self.requests = []
         self.closed = threading.Event()
 
@@ -406,6 +409,29 @@ def test_a_busy_model_is_told_of_in_clear_words_and_asked_again(running, model, 
     page.get_by_role("button", name="重试").click()
     expect(page.locator("#ask .cite")).to_have_count(1)
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_who_waits_for_the_model_is_told_how_many_do(running, model, visit, monkeypatch):
+    monkeypatch.setattr(stream, "FIRST", 0.05)
+    go_on = threading.Event()
+    model.says(go_on, TRUE, load=Load(running=4, waiting=2, slots=4, places=36))
+    page = visit(running)
+    ask(page, LEAVE)
+    expect(page.locator("#ask .waiting")).to_contain_text("模型正在为 4 人作答，2 人排队")
+    go_on.set()
+    expect(page.locator("#ask .cite")).to_have_count(1)
+    expect(page.locator("#ask .waiting")).to_be_hidden()
+
+
+def test_a_service_that_is_away_is_told_of(running, model, visit):
+    page = visit(running, expected=["ERR_INTERNET_DISCONNECTED"])
+    expect(page.get_by_label("问题", exact=True)).to_be_visible()
+    page.context.set_offline(True)
+    ask(page, LEAVE)
+    expect(page.get_by_role("alert")).to_contain_text("连接不上服务")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="重试").click()
+    expect(page.locator("#ask .cite")).to_have_count(1)
 
 
 def test_what_an_answer_was_worth_is_kept(running, model, visit):

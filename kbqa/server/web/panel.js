@@ -115,7 +115,7 @@ async function surround(base, citation, node, signal) {
   replace(node, told.more_before && el("span", { class: "cut" }, "⋯"), parts(told.parts),
     told.more_after && el("span", { class: "cut" }, "⋯"));
   const above = node.querySelector("mark").getBoundingClientRect().top - node.getBoundingClientRect().top;
-  if (above > node.clientHeight / 2) node.scrollTop = above - node.clientHeight / 3;
+  if (above > (2 * node.clientHeight) / 3) node.scrollTop = above - node.clientHeight / 3;
 }
 
 const squeezed = (text) => text.replace(/\s+/g, "");

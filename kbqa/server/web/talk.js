@@ -4,7 +4,7 @@ import { ApiError } from "./api.js";
 import { button, el, hint, icon, iconButton, label, replace, say, tell, toast, word } from "./dom.js";
 
 const ROOM = 40; // pixels of a screen that an answer does not fill
-const SLOW = 3000; // milliseconds without a word after which the waiting is told
+const SLOW = 1500; // milliseconds without a word after which the waiting is told
 
 export class Talk {
   // `ask(turn, signal)` answers a turn and resolves when it has; `tools` stand in the box, `above` over the turns, and
