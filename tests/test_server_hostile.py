@@ -562,3 +562,54 @@ def test_a_base_that_goes_while_it_is_asked_is_not_there_and_no_fault(service):
             over.set()
     assert {status for status, _ in answers} <= {200, 404, 503}, answers
     assert all("was closed" in said for status, said in answers if status == 503)
+
+
+# --- bodies that are work --------------------------------------------------------------------------------------------
+
+
+def test_no_body_holds_up_the_others(service):
+    """To tell what is wrong with half a million values took seven seconds, in which nobody else was answered."""
+    most = 2**20 - 200
+    bodies = {
+        "/v1/chat/completions": b'{"model":"kb:default","messages":[' + b"1," * (most // 2 - 40) + b"1]}",
+        "/api/v1/kb/default/ask": ('{"question":"x"' + "".join(f',"k{n}":1' for n in range(80_000)) + "}").encode(),
+        "/": b'{"prompt":"x","history":[' + b"[]," * (most // 3 - 40) + b"[]]}",
+        "/retrieval": b'{"knowledge_id":"default","query":"x","retrieval_setting":[' + b"0," * 500_000 + b"0]}",
+        "/v1/chat-messages": b'{"query":"x","user":"u","inputs":{},"files":[' + b"0," * 500_000 + b"0]}",
+        "/api/v1/kb/default/feedback": b'{"citations":[' + b"{}," * 300_000 + b"{}]}",
+    }
+    slowest, over = [0.0], threading.Event()
+
+    def others():
+        with httpx.Client(base_url=service.url, timeout=60) as http:
+            while not over.is_set():
+                start = time.perf_counter()
+                http.get("/healthz")
+                slowest[0] = max(slowest[0], time.perf_counter() - start)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(others)
+        try:
+            for path, body in bodies.items():
+                response = service.post(path, body)
+                assert response.status_code == 400, (path, response.text)
+                assert "more than 20000 values" in response.text
+        finally:
+            over.set()
+    assert slowest[0] < 5
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 500_000, b'{"question":' + b"9" * 500_000 + b"}", b'{"a":' * 100_000, b"\xff" * 9]
+)
+@pytest.mark.parametrize(
+    "path", ["/api/v1/kb/default/ask", "/v1/chat/completions", "/", "/retrieval", "/v1/chat-messages"]
+)
+def test_json_that_breaks_parsers_is_refused(service, path, body):
+    assert service.post(path, body).status_code == 400
+
+
+def test_what_a_client_calls_a_field_is_not_repeated_at_any_length(service):
+    response = service.post("/api/v1/kb/default/search", b'{"question":"x","' + b"k" * 900_000 + b'":1}')
+    assert response.status_code == 422
+    assert len(response.content) < 1000

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from kbqa.server.auth import Caller, allow
 from kbqa.server.cited import plain, whole_text
 from kbqa.server.errors import RequestError
-from kbqa.server.request import ERRORS, Json, Text, service_of, trace_of
+from kbqa.server.request import ERRORS, Json, Route, Text, service_of, trace_of
 from kbqa.server.service import Written
 from kbqa.server.stream import last
 from kbqa.types import Answer, GenerationRequest, Message, Turn
@@ -46,7 +46,7 @@ class ReplyFields(BaseModel):
     time: str
 
 
-router = APIRouter(tags=["chatglm"])
+router = APIRouter(tags=["chatglm"], route_class=Route)
 Reader = Annotated[Caller, Depends(allow("read"))]
 
 

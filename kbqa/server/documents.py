@@ -18,7 +18,7 @@ from kbqa.server.auth import Caller, allow
 from kbqa.server.errors import Conflict, NotFound, NotStored, Unprocessable
 from kbqa.server.jobs import JobFields, Limit, Offset, Reader, Writer, at, job_fields
 from kbqa.server.native import WholeBaseFields
-from kbqa.server.request import ERRORS, Json, Text, service_of, trace_of
+from kbqa.server.request import ERRORS, Json, Route, Text, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.server.uploads import HIDDEN, Limits, Received, Receiver, as_source, below, boundary_of, place, settle
 from kbqa.store import StoredDocument
@@ -122,7 +122,7 @@ _FORM = {
     },
 }
 
-router = APIRouter(prefix="/api/v1/kb", tags=["documents"])
+router = APIRouter(prefix="/api/v1/kb", tags=["documents"], route_class=Route)
 
 
 # --- documents -------------------------------------------------------------------------------------------------------

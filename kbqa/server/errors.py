@@ -53,6 +53,7 @@ __all__ = [
     "shaped",
 ]
 
+LONGEST = 200  # characters of what a client calls a field that are said again
 AGAIN = 5  # seconds after which somebody who was told that all is busy may try again
 
 
@@ -192,7 +193,7 @@ def _invalid(error: RequestValidationError) -> Problem:
         if fault["type"] == "json_invalid":
             why = fault.get("ctx", {}).get("error", "")
             return Problem(400, "InvalidRequest", f"the body is not valid JSON: {why}")
-        where = ".".join(str(part) for part in fault["loc"] if part != "body") or "the body"
+        where = ".".join(str(part) for part in fault["loc"] if part != "body")[:LONGEST] or "the body"
         first.append(f"{where}: {fault['msg']}")
     shown = "; ".join(first[:5]) + (f"; and {len(first) - 5} more" if len(first) > 5 else "")
     return Problem(422, "InvalidRequest", shown)

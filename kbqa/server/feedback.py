@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from kbqa.fields import feedback_fields
 from kbqa.registry import Feedback, Rating
 from kbqa.server.auth import Caller, allow
-from kbqa.server.request import ERRORS, Json, Text, service_of, trace_of
+from kbqa.server.request import ERRORS, Json, Route, Text, service_of, trace_of
 
 __all__ = ["router"]
 
@@ -66,7 +66,7 @@ _LINES: dict[int | str, dict[str, Any]] = {
     },
 }
 
-router = APIRouter(prefix="/api/v1", tags=["native"])
+router = APIRouter(prefix="/api/v1", tags=["native"], route_class=Route)
 
 
 @router.post(

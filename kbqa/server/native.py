@@ -12,7 +12,7 @@ from kbqa.fields import answer_fields, citation_fields, search_fields, sentence_
 from kbqa.server.auth import Caller, allow
 from kbqa.server.errors import native_shape, problem_of
 from kbqa.server.logs import Trace, log
-from kbqa.server.request import ERRORS, EVENTS, Json, Text, service_of, trace_of
+from kbqa.server.request import ERRORS, EVENTS, Json, Route, Text, service_of, trace_of
 from kbqa.server.service import Part
 from kbqa.server.stream import event, event_stream, last
 from kbqa.types import Answer, Generator, Piece, Queued, Sentence
@@ -118,7 +118,7 @@ FIGURES: dict[int | str, dict[str, Any]] = {
     **{status: ERRORS[status] for status in (401, 403, 429, 503)},
 }
 
-router = APIRouter(prefix="/api/v1", tags=["native"])
+router = APIRouter(prefix="/api/v1", tags=["native"], route_class=Route)
 Reader = Annotated[Caller, Depends(allow("read"))]
 STREAM = {
     "description": "The answer; or, with `stream`, the events token, citation, sentence, done and error.",

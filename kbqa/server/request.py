@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from kbqa.server.auth import Caller
     from kbqa.server.service import Service
 
-__all__ = ["ERRORS", "EVENTS", "BadRequestRoute", "Error", "Json", "Text", "base_of", "service_of", "trace_of"]
+__all__ = ["ERRORS", "EVENTS", "BadRequestRoute", "Error", "Json", "Route", "Text", "base_of", "service_of", "trace_of"]
+
+MOST_VALUES = 20_000  # in a JSON body
 
 
 def service_of(request: Request) -> Service:
@@ -63,7 +65,37 @@ class Json(JSONResponse):
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
-class BadRequestRoute(APIRoute):
+class Route(APIRoute):
+    """Refuses JSON of so many values that to tell what is wrong with each would hold up everybody else."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            if self.body_field is not None:
+                await _check_values(request)
+            return await handle(request)
+
+        return handled
+
+
+async def _check_values(request: Request) -> None:
+    try:
+        whole = await request.json()  # once: the request keeps it
+    except (ValueError, RecursionError):  # which FastAPI tells of
+        return
+    left = MOST_VALUES
+    waiting: list[dict[Any, Any] | list[Any]] = [[whole]]
+    while waiting:
+        value = waiting.pop()
+        inside = list(value.values()) if isinstance(value, dict) else value
+        left -= len(inside)
+        if left < 0:
+            raise BadRequest(f"the body has more than {MOST_VALUES} values; send several requests")
+        waiting += [part for part in inside if isinstance(part, dict | list)]
+
+
+class BadRequestRoute(Route):
     """For dialects in which a request that is not as it should be has status 400, whatever is wrong with it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
