@@ -22,6 +22,8 @@ from kbqa.config import Config, Home, as_argument, ingest_command, load_config, 
 from kbqa.embedders.weight import own_weight
 from kbqa.errors import ConfigError, KbqaError
 from kbqa.generators.chatglm import ChatGLMGenerator
+from kbqa.generators.openai import OpenAIGenerator
+from kbqa.idle import idle_settings
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -43,6 +45,7 @@ EXTRAS = {
     "mcp": "offers bases to language models' programs (kbqa mcp)",
     "unstructured": "reads .org files",
 }
+NAMES = "correct generator.model or generator.base_url in config.yaml"
 LITTLE_DISK, NO_DISK = 2 * 2**30, 200 * 2**20  # bytes
 
 
@@ -101,6 +104,8 @@ def _machine() -> Iterator[Finding]:
 
 def _settings(home: Home, config: Config) -> Iterator[Finding]:
     yield from _variables(config)
+    for line in idle_settings(config):
+        yield Finding("warn", "configuration", line, "take it out, or correct the kind")
     yield from _extras(config)
     yield from _home(home)
 
@@ -265,7 +270,11 @@ def _parts(installation: Installation, opened: Open) -> Iterator[Finding]:
         generator = installation.generator
         if isinstance(generator, ChatGLMGenerator):
             generator.check()
-        yield Finding("ok", "generator", generator.name)
+        if isinstance(generator, OpenAIGenerator):
+            good, seen = generator.check()
+            yield Finding("ok" if good else "warn", "generator", f"{generator.name}: {seen}", "" if good else NAMES)
+        else:
+            yield Finding("ok", "generator", generator.name)
     except (KbqaError, ImportError, OSError) as error:
         yield Finding("fail", "generator", str(error), "mend that, or correct the generator section of config.yaml")
     for name in installation.bases():

@@ -66,7 +66,13 @@ class Endpoint:
         Who cancels breaks the connection off, also while the reply is read: NoReply then, or Cancelled.
         """
         content = json.dumps(body).encode()  # as ASCII, which also takes half a surrogate pair out of a document
-        cancellation = cancellation or Cancellation()
+        return self._send("POST", content, deadline, cancellation or Cancellation())
+
+    def get(self, deadline: float | None = None) -> Reply:
+        """The same without anything sent."""
+        return self._send("GET", None, deadline, Cancellation())
+
+    def _send(self, method: str, content: bytes | None, deadline: float | None, cancellation: Cancellation) -> Reply:
         while True:
             cancellation.check()
             connection, kept = self._connection(deadline)
@@ -74,7 +80,7 @@ class Endpoint:
             held.enter_context(cancellation.waking(patience.end))
             try:
                 patience.renew()
-                connection.request("POST", self._path(), content, self._headers())
+                connection.request(method, self._path(), content, self._headers())
                 patience.renew()
                 return Reply(self, connection, connection.getresponse(), patience, held)
             except BaseException as error:

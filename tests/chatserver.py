@@ -25,6 +25,10 @@ class Handler(BaseHTTPRequestHandler):
             self.server.left.set()  # the other side has gone
             self.close_connection = True
 
+    def do_GET(self):
+        """GET /models: the server's `models`, or what another step does."""
+        self.server.listed(self)
+
     def begin(self, kind: str = "text/event-stream", **headers: str) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
@@ -53,6 +57,7 @@ class ChatServer(ThreadingHTTPServer):
         self.seen: list[dict] = []
         self.script: list[Step] = []
         self.usual: Step = answer()
+        self.listed: Step = refusal(404)
         self.left = threading.Event()  # a client has gone before it had everything
         self.over = threading.Event()  # silent handlers wait for this
 

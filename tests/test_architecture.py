@@ -14,7 +14,7 @@ FLOORS = [  # lowest first
     {"cancellation"},
     {"types", "importing", "endpoint"},
     {"config"},
-    {"analyzer"},
+    {"analyzer", "idle"},
     {"questions", "sentences"},
     {"evidence"},
     {"readers", "splitter", "embedders", "store", "registry", "prompt", "support", "chatglm"},

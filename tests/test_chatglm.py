@@ -30,6 +30,7 @@ from kbqa.chatglm.architecture import read_architecture  # noqa: E402
 from kbqa.chatglm.cache import Cache  # noqa: E402
 from kbqa.chatglm.checkpoint import Checkpoint  # noqa: E402
 from kbqa.chatglm.convert import convert  # noqa: E402
+from kbqa.chatglm.files import cut_off  # noqa: E402
 from kbqa.chatglm.hub import download, find_model  # noqa: E402
 from kbqa.chatglm.info import what_is  # noqa: E402
 from kbqa.chatglm.quantization import dequantize, pack, quantize, unpack  # noqa: E402
@@ -160,9 +161,11 @@ def test_a_shape_that_cannot_be_is_refused_by_name(change, named):
 def test_a_folder_that_is_there_is_never_overwritten(tiny):
     folder = tiny("chatglm2")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match=r"holds config.json and 3 more; name a new folder, or an empty one"):
         make_tiny("chatglm2", folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with pytest.raises(ModelError, match=r"config.json is a file; name a new folder"):
+        make_tiny("chatglm2", folder / "config.json")
 
 
 def test_an_empty_folder_may_be_filled_from_within(tmp_path, monkeypatch):
@@ -472,7 +475,7 @@ def test_what_cannot_be_quantized_is_refused_and_nothing_is_left(tiny, copy, con
     ):
         with pytest.raises(ModelError, match=said):
             quantize_folder(source, tmp_path / "out", 4)
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="nothing is overwritten"):
         quantize_folder(tiny("chatglm2"), tmp_path / "small", 4)
     assert {*tmp_path.iterdir()} == before
 
@@ -587,6 +590,26 @@ def test_a_shard_that_is_cut_off_is_named(copy, family, name, left):
     (folder / name).write_bytes(content[: int(len(content) * left)])
     with pytest.raises(ModelError, match=rf"{name} .*is damaged or cut off: .*; download it again"):
         load_chatglm(folder)
+    assert f"{name} is damaged or cut off: " in what_is(folder).trouble, "which does not read it"
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        (b"", "ends before its table"),
+        (b"\x05\x00\x00", "ends before its table"),
+        (b"\xff" * 9, "ends before its table"),
+        ((4).to_bytes(8, "little") + b"{}  ", ""),
+        ((4).to_bytes(8, "little") + b"{}  more", "has 16 bytes and must have 12"),
+        ((4).to_bytes(8, "little") + b"[1] ", "table of contents is no JSON"),
+        ((14).to_bytes(8, "little") + b'{"a":{"b":[]}}', "table of contents is no JSON"),
+    ],
+)
+def test_a_safetensors_file_is_measured_against_its_table_of_contents(tmp_path, content, wrong):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert wrong in cut_off(path)
+    assert bool(wrong) == bool(cut_off(path))
 
 
 def test_a_shard_without_what_the_index_promises_is_named(copy):
@@ -941,6 +964,7 @@ def stored(folder: Path, family: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_info_counts_what_is_there_without_loading_it(tiny, tmp_path, family):
     found = what_is(tiny(family))
+    assert not found.trouble
     assert found.architecture.parameters == sum(it.numel() for it in stored(tiny(family), family).values())
     full, *smaller = found.needs
     assert (full.bits, full.weights) == (16, 2 * found.architecture.parameters)

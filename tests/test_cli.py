@@ -1,6 +1,5 @@
 """kbqa as users and their scripts call it: what it prints, in which fields, with which exit code."""
 
-import hashlib
 import json
 import os
 import re
@@ -13,12 +12,11 @@ import sys
 import time
 import tomllib
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
-from urllib.parse import unquote
+from threading import Event
 
 import httpx
+import hubkit
 import pytest
 from chatserver import answer as says
 from chatserver import delta, encoded, endless, refusal
@@ -828,6 +826,33 @@ def test_doctor_fails_when_a_file_of_the_chatglm_is_missing(shell):
     assert "download them again" in by_subject["generator"]["detail"]
 
 
+def test_doctor_tries_the_server_that_config_yaml_names(shell, chat_server, monkeypatch):
+    chat_server.listed = refusal(200, {"object": "list", "data": [{"id": "glm"}, {"id": "embed"}]})
+
+    def found(**generator) -> tuple[str, str]:
+        settings = {"kind": "openai", "base_url": chat_server.url, "model": "glm"} | generator
+        (shell.home / "config.yaml").write_text(json.dumps({"generator": settings}), encoding="utf-8")
+        code = 1 if "base_url" in generator else 0
+        by_subject = {finding["subject"]: finding for finding in shell.json("doctor", code=code)[0]["findings"]}
+        return by_subject["generator"]["level"], by_subject["generator"]["detail"]
+
+    assert found() == ("ok", f"openai:glm: {chat_server.url}/chat/completions answers, and has it")
+    level, said = found(model="gpt")
+    assert (level, "has no model of that name (glm, embed)" in said) == ("warn", True)
+    level, said = found(base_url="http://127.0.0.1:9/v1")
+    assert level == "fail"
+    assert said.startswith("http://127.0.0.1:9/v1/models cannot be reached: ")
+
+
+def test_settings_of_another_kind_are_told_and_stop_nothing(shell):
+    shell.put("甲.txt", "年假有十天。")
+    (shell.home / "config.yaml").write_text("generator: {quantize: 4, slots: 4}", encoding="utf-8")
+    told = "generator.quantize is for kind chatglm; it does nothing with kind extractive"
+    assert shell("ingest").stderr.strip() == f"kbqa: {told}"
+    findings = [it for it in shell.json("doctor")[0]["findings"] if it["subject"] == "configuration"]
+    assert [(it["level"], it["detail"]) for it in findings if it["level"] != "ok"] == [("warn", told)]
+
+
 def test_doctor_tells_of_variables_that_nothing_reads(built, monkeypatch):
     monkeypatch.setenv("KBQA_RETRIEVAL_K", "3")
     monkeypatch.setenv("KBQA_FOO", "1")
@@ -1104,7 +1129,7 @@ def test_a_model_is_quantized_and_converted_into_new_folders_only(glm):
     assert {"config.json", "tokenizer.json", "model.safetensors"} <= {path.name for path in other.iterdir()}
     assert glm.json("model", "info", other)[0]["layout"] == "glm"
     for again in (("quantize", glm.home / "小模型", small, "--bits", 8), ("convert", small, other)):
-        assert "is there already" in glm("model", *again, code=1).stderr
+        assert "nothing is overwritten" in glm("model", *again, code=1).stderr
 
 
 def test_model_bench_measures_reading_and_writing(glm):
@@ -1142,77 +1167,23 @@ def test_what_a_model_command_cannot_do_is_one_line_and_exit_1(glm, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
-class Hub(BaseHTTPRequestHandler):
-    """What huggingface_hub's client asks for a model of a few files, from the folder `folder`."""
-
-    COMMIT = "0123456789abcdef0123456789abcdef01234567"
-    folder: Path
-    asked: list[str]
-
-    def do_HEAD(self):
-        self._answer(body=False)
-
-    def do_GET(self):
-        self._answer(body=True)
-
-    def _answer(self, body):
-        path = unquote(self.path.partition("?")[0])
-        if path == f"/api/models/ZhipuAI/tiny/tree/{self.COMMIT}":
-            files = [
-                {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0" * 40}
-                for path in sorted(self.folder.iterdir())
-            ]
-            return self._send(json.dumps(files).encode(), {"Content-Type": "application/json"}, body)
-        if path.startswith("/api/models/ZhipuAI/tiny/revision/"):
-            names = [{"rfilename": path.name} for path in sorted(self.folder.iterdir())]
-            told = {"id": "ZhipuAI/tiny", "sha": self.COMMIT, "siblings": names}
-            return self._send(json.dumps(told).encode(), {"Content-Type": "application/json"}, body)
-        name = path.rpartition("/")[2]
-        if path != f"/ZhipuAI/tiny/resolve/{self.COMMIT}/{name}" or not (self.folder / name).is_file():
-            return self.send_error(404)
-        content = (self.folder / name).read_bytes()
-        if body:
-            self.asked.append(name)
-        digest = hashlib.sha256(content).hexdigest()
-        return self._send(content, {"X-Repo-Commit": self.COMMIT, "ETag": f'"{digest}"'}, body)
-
-    def _send(self, content, headers, body):
-        self.send_response(200)
-        for key, value in (headers | {"Content-Length": str(len(content))}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub(glm, tmp_path):
-    """A server with the tiny model and a piece of code beside it; `hub(arguments)` runs kbqa against it."""
+    """A place with the tiny model and a piece of code beside it; `hub(arguments)` runs kbqa against it."""
     pytest.importorskip("huggingface_hub")
-    shutil.copytree(glm.home / "小模型", tmp_path / "served")
-    (tmp_path / "served" / "modeling_chatglm.py").write_text("raise SystemExit", encoding="utf-8")
-    handler = type("Here", (Hub,), {"folder": tmp_path / "served", "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "hf"),
-    }
-    environment.pop("HF_HUB_OFFLINE", None)
+    there = shutil.copytree(glm.home / "小模型", tmp_path / "served" / "ZhipuAI" / "tiny")
+    (there / "modeling_chatglm.py").write_text("raise SystemExit", encoding="utf-8")
+    (tmp_path / "own").mkdir()
+    with hubkit.serving(tmp_path / "served") as server:
 
-    def run(*arguments):
-        handler.asked.clear()
-        command = [sys.executable, "-m", "kbqa", "model", "download", *map(str, arguments), "--from", "huggingface"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        return done.returncode, done.stderr, sorted(handler.asked)
+        def run(*arguments):
+            server.sent.clear()
+            command = [sys.executable, "-m", "kbqa", "model", "download", *map(str, arguments), "--from", "huggingface"]
+            environment = server.environment(tmp_path / "own")
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            return done.returncode, done.stderr, sorted(name for name, _ in server.sent)
 
-    yield run
-    server.shutdown()
-    server.server_close()
+        yield run
 
 
 def test_a_model_is_downloaded_without_its_code_and_goes_on_where_it_was(glm, hub, tmp_path):
@@ -1228,7 +1199,7 @@ def test_a_model_is_downloaded_without_its_code_and_goes_on_where_it_was(glm, hu
 def test_a_model_that_the_hub_does_not_have_is_one_clear_line(hub, tmp_path):
     code, said, _ = hub("ZhipuAI/none", tmp_path / "got")
     assert code == 1
-    assert "ZhipuAI/none could not be downloaded from huggingface" in said.splitlines()[-1]
+    assert "ZhipuAI/none could not be downloaded: huggingface has no such model" in said.splitlines()[-1]
 
 
 # --- the service -----------------------------------------------------------------------------------------------------

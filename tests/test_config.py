@@ -11,6 +11,7 @@ import pytest
 from kbqa.config import (
     Config,
     EmbedderConfig,
+    GeneratorConfig,
     Home,
     RerankerConfig,
     RetrievalConfig,
@@ -20,6 +21,7 @@ from kbqa.config import (
     stray_variables,
 )
 from kbqa.errors import ConfigError
+from kbqa.idle import KINDS, idle_settings
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = (files("kbqa") / "data" / "config.yaml").read_text(encoding="utf-8")
@@ -310,3 +312,12 @@ def test_home_can_be_named_by_option_and_by_variable(tmp_path, monkeypatch):
     assert find_home(tmp_path / "other").folder == tmp_path / "other"
     with pytest.raises(ConfigError, match="kbqa init"):
         find_home(tmp_path / "nowhere")
+
+
+def test_every_setting_of_a_kind_is_told_where_the_kind_is_another():
+    for name, section in (("embedder", EmbedderConfig()), ("generator", GeneratorConfig())):
+        of_all = {"kind", "teachers"}
+        assert set(KINDS[name]) == {field.name for field in fields(section)} - of_all
+    told = list(idle_settings(Config(generator=GeneratorConfig(kind="openai", quantize=4, model="m", timeout=9.0))))
+    assert told == ["generator.quantize is for kind chatglm; it does nothing with kind openai"]
+    assert list(idle_settings(Config())) == []

@@ -433,6 +433,41 @@ def test_a_question_that_is_taken_back_when_it_has_been_answered_leaves_the_conn
     assert len({seen["port"] for seen in chat_server.seen}) == 1
 
 
+@pytest.mark.parametrize(
+    ("step", "good", "said"),
+    [
+        (refusal(200, {"data": [{"id": "other"}, {"id": "glm"}]}), True, "answers, and has it"),
+        (
+            refusal(200, {"data": [{"id": str(n)} for n in range(9)]}),
+            False,
+            "no model of that name (0, 1, 2, 3, 4, ...)",
+        ),
+        (refusal(200, {"data": []}), False, "no model of that name (none)"),
+        (refusal(200, {"data": [3, {"x": 1}]}), False, "no model of that name (None)"),
+        (refusal(200, b"<html>"), False, "not as such a server does; does base_url end in /v1?"),
+        (refusal(200, {"hello": "world"}), False, "does base_url end in /v1?"),
+        (refusal(404, b"nothing here"), True, "answers, but tells no models (404)"),
+        (refusal(503, b"loading"), False, "answers, but tells no models (503)"),
+    ],
+)
+def test_the_server_can_be_looked_at_without_being_asked_anything(chat_server, step, good, said):
+    chat_server.listed = step
+    seen = made(chat_server).check()
+    assert seen[0] == good
+    assert said in seen[1]
+    assert chat_server.seen == []
+
+
+def test_a_server_that_is_silent_or_refuses_the_key_fails_when_it_is_looked_at(chat_server, monkeypatch):
+    monkeypatch.setattr("kbqa.generators.openai.GLANCE", 0.2)
+    chat_server.listed = silence(headers=False)
+    with pytest.raises(GeneratorError, match=r"/models (said nothing for 0.2 seconds|did not finish in time)"):
+        made(chat_server).check()
+    chat_server.listed = refusal(401, {"error": {"message": "who are you"}})
+    with pytest.raises(GeneratorError, match="401 who are you; set OPENAI_API_KEY to a key for it"):
+        made(chat_server).check()
+
+
 # --- connections -----------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kbqa.chatglm.architecture import Architecture, Family, read_architecture
+from kbqa.chatglm.files import cut_off
 from kbqa.errors import ModelError
 
 __all__ = ["Machine", "ModelInfo", "Need", "this_machine", "what_is"]
@@ -61,7 +62,10 @@ def what_is(folder: Path, family: Family | None = None) -> ModelInfo:
     try:
         from kbqa.chatglm.checkpoint import Checkpoint
 
-        files = tuple((path.name, path.stat().st_size) for path in Checkpoint(folder).files)
+        paths = Checkpoint(folder).files
+        files = tuple((path.name, path.stat().st_size) for path in paths)
+        damaged = ((path, wrong) for path in paths if (wrong := cut_off(path)))
+        trouble = next((f"{path} is damaged or cut off: {wrong}; download it again" for path, wrong in damaged), "")
     except ModelError as error:
         trouble = str(error)
     except ImportError:

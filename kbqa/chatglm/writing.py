@@ -33,8 +33,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     is something at `folder` already.
     """
     folder = folder.expanduser().resolve()  # "." has no name that another could stand beside
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{folder} is there already; name a new folder, or remove it first")
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file; name a new folder")
+    if folder.exists() and (held := sorted(path.name for path in folder.iterdir())):
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        raise ModelError(f"{folder} holds {held[0]}{more}; name a new folder, or an empty one: nothing is overwritten")
     partial = folder.with_name(f"{folder.name}.partial")
     if partial.exists():  # of a run that was killed
         shutil.rmtree(partial)

@@ -14,6 +14,7 @@ import click
 from kbqa.cli.screen import complain, print_json, shown
 from kbqa.config import Home, find_home, load_config
 from kbqa.errors import ConfigError, KbqaError
+from kbqa.idle import idle_settings
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -60,6 +61,8 @@ class Session:
         config = load_config(home, path=settings)
         if workers is not None:
             config = replace(config, knowledge=replace(config.knowledge, workers=workers))
+        for line in idle_settings(config):
+            complain(f"kbqa: {line}", dim=True)
         return Installation(home, config)
 
 

@@ -6,6 +6,7 @@ Answers are streamed. One that breaks off before the server has said why it ends
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import chain
@@ -20,6 +21,7 @@ from kbqa.types import GenerationRequest, Message, Piece
 __all__ = ["OpenAIGenerator"]
 
 BUSY = {429, 503}
+GLANCE = 3.0  # seconds for finding out whether the server is there
 SHORTER = "lower prompt.max_characters or prompt.history_turns"
 OWN = {"messages", "model", "response_format", "stop", "stream", "stream_options", "tools"}
 NO_JSON = object()
@@ -48,6 +50,7 @@ class OpenAIGenerator:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._endpoint = Endpoint("generator", base_url, "/chat/completions", key=api_key, timeout=timeout)
+        self._models = Endpoint("generator", base_url, "/models", key=api_key, timeout=min(timeout, GLANCE))
         self._model = model
         self._key = f"the key in {api_key_env} was refused" if api_key else f"set {api_key_env} to a key for it"
         self._defaults = {"temperature": temperature, "max_tokens": max_tokens}
@@ -79,6 +82,30 @@ class OpenAIGenerator:
         yield Piece(
             finish=answer.finish, prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens
         )
+
+    def check(self) -> tuple[bool, str]:
+        """Asks which models the server has: (whether this one is among them, as far as it tells; what it said).
+
+        GeneratorError when the server cannot be reached or refuses the key. Takes a few seconds at most.
+        """
+        try:
+            with closing(self._models.get(time.monotonic() + GLANCE)) as reply:
+                if reply.status != 200:
+                    said = reply.complaint()
+                    if reply.status in (401, 403):
+                        raise self._refused(reply, said, self._model)
+                    return reply.status < 500 or reply.status == 501, f"answers, but tells no models ({reply.status})"
+                told = _from_json(reply.read().decode(errors="replace"))
+        except NoReply as error:
+            raise GeneratorError(f"{self._models.url} {error}") from error
+        models = told.get("data") if isinstance(told, dict) else None
+        if not isinstance(models, list):
+            return False, f"{self._models.url} answers, but not as such a server does; does base_url end in /v1?"
+        names = [str(model.get("id")) for model in models if isinstance(model, dict)]
+        if self._model in names:
+            return True, f"{self._endpoint.url} answers, and has it"
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        return False, f"{self._endpoint.url} answers, but has no model of that name ({shown or 'none'})"
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
         sampling = {
