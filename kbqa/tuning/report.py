@@ -13,6 +13,7 @@ from typing import Any
 
 from kbqa.errors import ConfigError
 from kbqa.tuning.evaluate import Evaluation, Scored
+from kbqa.tuning.guard import MAX_DROP
 
 __all__ = ["FIGURES", "check_libraries", "draw", "figures", "page"]
 
@@ -25,6 +26,15 @@ FIGURES = {  # figure -> its column
 }
 EXAMPLES = 100  # rows that are shown, those first in which the models differ most
 DPI = 110
+CHINESE = (  # fonts of the usual systems
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "SimHei",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+)
 
 STYLE = """
 body { font: 15px/1.5 system-ui, "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; margin: 2em auto;
@@ -64,10 +74,13 @@ def figures(evaluation: Evaluation) -> dict[str, str]:
 
 def draw(evaluations: Sequence[Evaluation]) -> bytes:
     """PNG: the scores of each model side by side; below, where it was measured, what each forgot."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that the fonts of this machine lack
-        from matplotlib.figure import Figure
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import get_font_names
 
+    fonts = [name for name in CHINESE if name in get_font_names()]
+    with matplotlib.rc_context({"font.family": [*fonts, "DejaVu Sans"]}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that no font of this machine has
         told = [it for it in evaluations if it.forgetting is not None]
         chart = Figure(figsize=(9, 7 if told else 3.6), layout="constrained")
         axes = chart.subplots(2 if told else 1, 1, squeeze=False)[:, 0]
@@ -79,6 +92,9 @@ def draw(evaluations: Sequence[Evaluation]) -> bytes:
             drops = {it.name: list(it.forgetting.drops.values()) for it in told if it.forgetting}
             _bars(axes[1], kinds, drops, "forgotten (0 nothing, 1 all)", colours)
             axes[1].set_ylim(0, 1)
+            axes[1].axhline(MAX_DROP, linestyle="--", linewidth=1, color="grey")  # above it, nothing is promoted
+        handles, names = axes[0].get_legend_handles_labels()
+        chart.legend(handles, names, loc="outside upper center", ncols=4, fontsize="small")
         out = io.BytesIO()
         chart.savefig(out, format="png", dpi=DPI, metadata={"Software": "kbqa"})
     return out.getvalue()
@@ -91,7 +107,6 @@ def _bars(axes: Any, labels: Sequence[str], groups: dict[str, list[float]], unit
         axes.bar(places, values, width, label=name, color=colours[name])
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylabel(unit)
-    axes.legend(fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
 
 
