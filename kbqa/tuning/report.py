@@ -28,6 +28,8 @@ EXAMPLES = 100  # rows that are shown, those first in which the models differ mo
 DPI = 110
 CHINESE = (  # fonts of the usual systems
     "Noto Sans CJK SC",
+    "Noto Sans CJK JP",  # the first in the file of all languages, the only one that is seen
+    "Noto Serif CJK JP",
     "Source Han Sans SC",
     "Microsoft YaHei",
     "PingFang SC",
@@ -79,7 +81,7 @@ def draw(evaluations: Sequence[Evaluation]) -> bytes:
     from matplotlib.font_manager import get_font_names
 
     fonts = [name for name in CHINESE if name in get_font_names()]
-    with matplotlib.rc_context({"font.family": [*fonts, "DejaVu Sans"]}), warnings.catch_warnings():
+    with matplotlib.rc_context({"font.family": ["DejaVu Sans", *fonts]}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of characters that no font of this machine has
         told = [it for it in evaluations if it.forgetting is not None]
         chart = Figure(figsize=(9, 7 if told else 3.6), layout="constrained")
