@@ -169,8 +169,8 @@ def test_serving_needs_no_network(gap, served):
 
 
 def test_what_browsers_are_shown_loads_nothing_from_elsewhere(gap, served):
-    """The page of the API."""
-    seen, waiting = set(), ["/docs"]
+    """The page at /, all that it is made of, and the page of the API."""
+    seen, waiting = set(), ["/", "/docs"]
     while waiting:
         path = waiting.pop()
         seen.add(path)
@@ -193,4 +193,5 @@ def test_what_browsers_are_shown_loads_nothing_from_elsewhere(gap, served):
             if target.host == "x" and target.path not in seen and "${" not in address:
                 waiting.append(target.path)
     assert "/openapi.json" in seen
+    assert any(path.endswith("/main.js") for path in seen)
     gap.check()
