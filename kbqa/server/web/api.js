@@ -32,7 +32,7 @@ export function onKeyNeeded(prompt) {
 }
 
 export const hasKey = () => sessionStorage.getItem(KEY) !== null;
-export const forgetKey = () => sessionStorage.removeItem(KEY);
+export const forgetKey = () => sessionStorage.clear(); // and what was asked with it
 
 async function newKey() {
   asking ??= askForKey(hasKey()).finally(() => { asking = null; });

@@ -8,6 +8,9 @@ import { Talk, copyButton } from "./talk.js";
 import { show, signed } from "./text.js";
 import { number, t } from "./words.js";
 
+const KEPT = "kbqa-turns"; // in the tab alone, so that a page loaded anew still shows what was asked
+const MOST = 30; // turns
+
 let talk = null;
 let chooser = null;
 
@@ -21,7 +24,10 @@ export function startAsk() {
     again: "newTalk",
     tools: [el("span", { class: "select" }, icon("documents"), chooser)],
   });
-  talk.fresh.addEventListener("click", closePanel);
+  talk.fresh.addEventListener("click", () => {
+    closePanel();
+    remember();
+  });
   onChange(showBases);
 }
 
@@ -69,7 +75,32 @@ async function answer(turn, signal) {
   } finally {
     if (turn.text) draw(turn);
     if (turn.done) finish(turn);
+    remember();
   }
+  if (turn.refused) tell("refusedTitle");
+  else tell("answered", { n: turn.citations.length });
+}
+
+function remember() {
+  const whole = talk.turns.filter((turn) => turn.done).slice(-MOST);
+  const told = whole.map(({ question, base, sentences, citations, done }) => ({ question, base, sentences, citations, done }));
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify(told));
+  } catch {
+    // More than a browser keeps: it is there until the page is closed.
+  }
+}
+
+// Once it is known who answers, and so how answers are shown.
+export function recall() {
+  for (const { question, ...told } of JSON.parse(sessionStorage.getItem(KEPT) ?? "[]")) {
+    const turn = talk.add(question);
+    Object.assign(turn, told, { text: told.done.answer, refused: !told.done.grounded });
+    draw(turn);
+    finish(turn);
+    turn.end();
+  }
+  talk.thread.scrollTop = talk.thread.scrollHeight;
 }
 
 function hear(turn, name, data) {
@@ -120,8 +151,6 @@ function finish(turn) {
     grounded && turn.citations.length > 0 && sources(turn),
     el("div", { class: "row actions" }, copyButton(() => asText(turn)), thumbs(turn), el("span", { class: "space" }),
       seconds >= 1 && word("seconds", { n: seconds.toFixed(1) }, "span", { class: "quiet" })));
-  if (grounded) tell("answered", { n: turn.citations.length });
-  else tell("refusedTitle");
 }
 
 function refusal(turn) {

@@ -6,7 +6,7 @@ import { button, el, hint, icon, iconButton, label, replace, toast, word } from 
 import { follow } from "./jobs.js";
 import { choose, current, may, onChange, refresh, state } from "./state.js";
 import { startUploads } from "./uploads.js";
-import { bytes, known, moment, number } from "./words.js";
+import { bytes, isChinese, known, moment, number, t } from "./words.js";
 
 const PAGE = 50;
 const section = document.getElementById("documents");
@@ -173,10 +173,7 @@ function watch(job) {
   drawJob(card, job);
   follow(job.id, (told) => drawJob(card, told)).then((told) => {
     card.remove();
-    const { counts } = told.progress;
-    const of = (status) => number(counts[status] ?? 0);
-    const sum = { added: of("added"), updated: of("updated"), removed: of("removed"), failed: of("failed") };
-    if (told.state === "done") toast("jobDone", sum);
+    if (told.state === "done") toast("jobDone", { counts: sumOf(told.progress.counts) });
     else if (told.state === "cancelled") toast("jobCancelled");
     else toast("jobFailed", { why: told.error?.message ?? "" }, "bad");
     return reload();
@@ -186,16 +183,22 @@ function watch(job) {
   });
 }
 
+function sumOf(counts) {
+  const told = ["added", "updated", "removed", "failed"].filter((status) => counts[status])
+    .map((status) => t(`count_${status}`, { n: number(counts[status]) }));
+  return told.length ? told.join(isChinese() ? "，" : ", ") : t("count_none");
+}
+
 function drawJob(card, job) {
   const { done, total, current: at } = job.progress;
   const stop = () => call("DELETE", `api/v1/jobs/${job.id}`).catch(toastOf);
   replace(card,
     el("div", { class: "row" }, word(`job_${job.kind}`, undefined, "strong"),
-      job.state === "queued" ? word("jobQueued", undefined, "span", { class: "quiet" })
-        : word("jobProgress", { done: number(done), total: number(total) }, "span", { class: "quiet" }),
+      job.state === "queued" && word("jobQueued", undefined, "span", { class: "quiet" }),
+      total > 0 && word("jobProgress", { done: number(done), total: number(total) }, "span", { class: "quiet" }),
       el("span", { class: "space" }),
       may(job.kind === "rebuild" ? "admin" : "write") && button("cancelJob", stop, { class: "button small" })),
-    el("progress", { max: Math.max(total, 1), value: done }),
+    el("progress", total > 0 ? { max: total, value: done } : {}),
     el("p", { class: "quiet one" }, job.note || at));
 }
 

@@ -1,7 +1,7 @@
 // The page: its views by the address (#ask, #documents, ...), the key if one is needed, then whatever the user does.
 
 import { onKeyNeeded } from "./api.js";
-import { showAsk, startAsk } from "./ask.js";
+import { recall, showAsk, startAsk } from "./ask.js";
 import { prompt } from "./dialogs.js";
 import { showDocuments, startDocuments } from "./documents.js";
 import { button, el, icon, replace, word } from "./dom.js";
@@ -45,6 +45,7 @@ async function begin() {
     trouble(error);
     return;
   }
+  recall();
   show();
 }
 

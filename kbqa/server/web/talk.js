@@ -74,13 +74,17 @@ export class Talk {
     const question = text.trim();
     if (!question || this.running) return;
     this.input.value = "";
-    this.empty.hidden = true;
-    this.fresh.hidden = false;
+    await this.run(this.add(question));
+  }
+
+  add(question) {
     const turn = new Turn(question, this);
     this.turns.push(turn);
     this.list.append(turn.node);
+    this.empty.hidden = true;
+    this.fresh.hidden = false;
     hint(this.input, "followHint");
-    await this.run(turn);
+    return turn;
   }
 
   async run(turn) {
