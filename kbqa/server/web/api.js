@@ -1,5 +1,6 @@
 // The service, as any other client sees it. Every failure is an ApiError that says what happened.
 
+import { el } from "./dom.js";
 import { known, t } from "./words.js";
 
 const KEY = "kbqa-key";
@@ -158,9 +159,7 @@ function sent(where, form, signal, onProgress) {
 
 // Shows the file in the browser's own list of downloads; it comes with the key, which a link could not send.
 export async function save(where, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(await blob(where));
-  link.download = name;
+  const link = el("a", { href: URL.createObjectURL(await blob(where)), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

@@ -3,6 +3,7 @@
 import { ApiError, call, path, stream } from "./api.js";
 import { button, el, hint, icon, iconButton, label, replace, tell, toast, word } from "./dom.js";
 import { closePanel, openCitation, where } from "./panel.js";
+import { parsed } from "./settings.js";
 import { choose, current, may, onChange, state } from "./state.js";
 import { Talk, copyButton } from "./talk.js";
 import { show, signed } from "./text.js";
@@ -93,7 +94,7 @@ function remember() {
 
 // Once it is known who answers, and so how answers are shown.
 export function recall() {
-  for (const { question, ...told } of JSON.parse(sessionStorage.getItem(KEPT) ?? "[]")) {
+  for (const { question, ...told } of parsed(sessionStorage.getItem(KEPT), [])) {
     const turn = talk.add(question);
     Object.assign(turn, told, { text: told.done.answer, refused: !told.done.grounded });
     draw(turn);

@@ -2,7 +2,7 @@
 
 import { ApiError, stream } from "./api.js";
 import { el, icon, replace, word } from "./dom.js";
-import { keep, kept } from "./settings.js";
+import { keep, kept, parsed } from "./settings.js";
 import { onChange, state } from "./state.js";
 import { Talk, copyButton } from "./talk.js";
 import { show, signed } from "./text.js";
@@ -22,7 +22,7 @@ const section = document.getElementById("model");
 const missing = el("div", { class: "thread", hidden: true });
 
 export function startModel() {
-  sampling = { ...usual(), ...JSON.parse(kept(STORED) ?? "{}") };
+  sampling = { ...usual(), ...parsed(kept(STORED), {}) };
   talk = new Talk(section, {
     name: "modelHint",
     first: "modelHint",

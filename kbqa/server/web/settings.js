@@ -23,6 +23,15 @@ export function kept(name) {
   }
 }
 
+// What was kept as JSON; `otherwise` where nothing was, or somebody else's.
+export function parsed(text, otherwise) {
+  try {
+    return JSON.parse(text) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
 export function startSettings() {
   const language = document.getElementById("language");
   const theme = document.getElementById("theme");
