@@ -1,6 +1,7 @@
 """The 6B shape with random weights on a CUDA GPU: decoding, prefill, memory, many users, in 16, 8 and 4 bits.
 
     python scripts/bench_glm_gpu.py                                 # about five minutes; needs 20 GB for float16
+    python scripts/bench_glm_gpu.py --graphs                        # steps as CUDA graphs (kbqa/chatglm/graphs.py)
     python scripts/bench_glm_gpu.py --kind int4 --turns 0           # one row, without the 500 turns
     python scripts/bench_glm_gpu.py --device cpu --shape tiny       # only to see that it runs
 
@@ -52,13 +53,14 @@ class Bench:
 
     device: str
     a: Architecture
+    graphs: bool
     speed: float  # of its memory, bytes a second
 
     @classmethod
-    def on(cls, device: str, a: Architecture) -> Bench:
+    def on(cls, device: str, a: Architecture, graphs: bool) -> Bench:
         one = torch.empty(1 << (30 if device == "cuda" else 26), dtype=torch.uint8, device=device)
         copy = partial(torch.empty_like(one).copy_, one)
-        return cls(device, a, 2 * one.nbytes / seconds(device, copy, STEPS))
+        return cls(device, a, graphs, 2 * one.nbytes / seconds(device, copy, STEPS))
 
     # --- the model ---------------------------------------------------------------------------------------------------
 
@@ -111,7 +113,7 @@ class Bench:
 
     def step(self, decoder: Decoder, batch: int) -> float:
         """Seconds of a step that writes `batch` tokens."""
-        runner = Runner(decoder, batch, CONTEXT)
+        runner = Runner(decoder, batch, CONTEXT, self.graphs)
         sequences = [runner.begin(slot, range(7, 7 + PROMPT)) for slot in range(batch)]
         for sequence in sequences:
             sequence.filled = PROMPT
@@ -125,7 +127,7 @@ class Bench:
 
     def streams(self, decoder: Decoder) -> str:
         """All of them at once, one after another in the engine's slots."""
-        engine = Engine(decoder, slots=STREAMS, waiting=0, context=CONTEXT)
+        engine = Engine(decoder, slots=STREAMS, waiting=0, context=CONTEXT, graphs=self.graphs)
         start = time.monotonic()
 
         def follow(number: int) -> tuple[float, bool]:
@@ -152,7 +154,7 @@ class Bench:
 
     def turns(self, decoder: Decoder, count: int) -> str:
         """Answers of one length, some of them given up in the middle."""
-        engine, early = Engine(decoder, slots=4, context=CONTEXT), 0
+        engine, early = Engine(decoder, slots=4, context=CONTEXT, graphs=self.graphs), 0
         try:
             for number in range(count):
                 with closing(engine.write(self.job(64, 16, number))) as ids:
@@ -229,12 +231,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--shape", choices=SHAPES, default="6b")
     parser.add_argument("--kind", choices=KINDS, action="append", help="one or more rows of the table; else all")
+    parser.add_argument("--graphs", action="store_true", help="replay steps as CUDA graphs")
     parser.add_argument("--turns", type=int, default=500, help="0: leave them out")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("there is no CUDA GPU that this torch can use; for CPUs there is scripts/bench_glm.py")
     with torch.inference_mode():
-        bench = Bench.on(options.device, SHAPES[options.shape])
+        bench = Bench.on(options.device, SHAPES[options.shape], options.graphs)
         name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
         print(f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}, memory {bench.speed / 1e9:.0f} GB/s\n")
         heads = " | ".join(f"decode x{batch}" for batch in BATCHES)

@@ -45,6 +45,7 @@ V2 = Architecture(
     family="chatglm2", layout="chatglm", groups=2, context=CONTEXT, pad=0, dtype="float32", rotary=4, **SIZES
 )
 STOPS = frozenset({98})
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 GREEDY = Sampling()
 
 
@@ -134,6 +135,35 @@ def test_twelve_users_at_once_get_what_each_would_get_alone(decoder):
     ]
     with engine_of(decoder, slots=3) as engine:
         assert at_once(engine, jobs) == [alone(decoder, job) for job in jobs]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
+@pytest.mark.parametrize("a", [V1, V2], ids=["chatglm", "chatglm2"])
+def test_steps_of_few_shapes_write_what_steps_of_any_shape_write(monkeypatch, a, device):
+    """As a GPU replays them; on a CPU they are only computed. More users than slots, prefixes, and one who leaves."""
+    monkeypatch.setattr("kbqa.chatglm.graphs.WIDTH", 32)
+    decoder = decoder_of(a)
+    jobs = [
+        Job(
+            prompt(decoder, *range(3, 5 + 6 * number)),
+            GREEDY,
+            most=8 + 5 * number,
+            stops=STOPS,
+            prefix=prefix_of(a, number, tokens=3 + number) if number % 2 else None,
+        )
+        for number in range(8)
+    ]
+    wanted = [alone(decoder, job) for job in jobs]
+    there = decoder_of(a).to(device)
+    there.frequencies = there.frequencies.to(device)
+    on_device = [replace(job, prefix=None if job.prefix is None else job.prefix.to(device)) for job in jobs]
+    with engine_of(there, slots=5, graphs=True) as engine:
+        with closing(engine.write(on_device[3])) as ids:
+            next(ids)
+        assert at_once(engine, on_device) == wanted
+        shapes = {*engine._runner._steps._known}
+        assert {rows for rows, _ in shapes} <= {1, 2, 4, 5}
+        assert {width % 32 for _, width in shapes} == {0}
 
 
 def test_a_stop_token_ends_an_answer_and_a_full_context_cuts_it_off(decoder):

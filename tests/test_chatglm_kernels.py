@@ -171,7 +171,8 @@ def bench(monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
 def test_the_benchmark_for_gpus_measures_a_small_shape_too(bench, capsys, device):
     """Mistakes in it should not be found only where GPUs are dear."""
-    bench.main(["--device", device, "--shape", "tiny", "--turns", "25", "--kind", "float16", "--kind", "int4"])
+    small = ["--device", device, "--shape", "tiny", "--turns", "25"]
+    bench.main([*small, "--kind", "float16", "--kind", "int4", "--graphs"])
     told = capsys.readouterr().out
     for kind in ("float16", "int4"):
         (row,) = [line.split("|") for line in told.splitlines() if line.startswith(f"| {kind} ")]

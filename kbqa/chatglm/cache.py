@@ -75,7 +75,7 @@ class Rows:
     first: int
     at: Tensor
     width: int
-    start: int = 0  # of a single row: at[0], known without asking the device
+    start: int | None = 0  # of a single row: at[0], known without asking the device; None: only the device knows
     check: Callable[[], None] | None = None  # called in each layer; what it raises ends the step
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ class Rows:
         rows = slice(self.first, self.first + len(keys))
         kept = self.cache.keys[layer][rows], self.cache.values[layer][rows]  # views
         for new, old in zip((keys, values), kept, strict=True):
-            if len(new) == 1:
+            if len(new) == 1 and self.start is not None:
                 old[:, :, self.start : self.start + new.shape[2]] = new
             else:
                 old[torch.arange(len(new), device=new.device), :, self.at] = new[:, :, 0]

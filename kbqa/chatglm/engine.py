@@ -84,18 +84,26 @@ class _Ticket:
 class Engine:
     """`slots` requests are worked on at once, `waiting` more may wait; `context` is the most tokens of one of them.
 
-    Prefixes of up to `prefix` tokens stand beside the context; what a longer one has more is taken from it.
+    Prefixes of up to `prefix` tokens stand beside the context; what a longer one has more is taken from it. `graphs`
+    are those of the Runner.
     """
 
     def __init__(
-        self, decoder: Decoder, *, slots: int = 4, waiting: int = 32, context: int | None = None, prefix: int = PREFIX
+        self,
+        decoder: Decoder,
+        *,
+        slots: int = 4,
+        waiting: int = 32,
+        context: int | None = None,
+        prefix: int = PREFIX,
+        graphs: bool = False,
     ) -> None:
         most = decoder.architecture.context
         self.context = most if context is None else min(context, most)
         self.waiting = waiting
         self._beside = prefix
         try:
-            self._runner = Runner(decoder, slots, self.context + prefix)
+            self._runner = Runner(decoder, slots, self.context + prefix, graphs)
         except (RuntimeError, MemoryError) as error:
             raise ModelError(
                 f"there is no memory for the keys and values of {slots} answers at once with {self.context} tokens "

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kbqa.chatglm.cache import Cache, Rows
 from kbqa.chatglm.decoder import Decoder
+from kbqa.chatglm.graphs import Steps
 from kbqa.chatglm.lora import Lora, applied
 from kbqa.chatglm.places import context_length, following, positions, visible
 from kbqa.errors import ModelError
@@ -48,12 +49,16 @@ class Sequence:
 
 
 class Runner:
-    """A decoder and a cache with `slots` places. One call at a time."""
+    """A decoder and a cache with `slots` places. One call at a time.
 
-    def __init__(self, decoder: Decoder, slots: int, capacity: int) -> None:
+    With `graphs`, a CUDA GPU replays steps of writing instead of having each kernel of them started.
+    """
+
+    def __init__(self, decoder: Decoder, slots: int, capacity: int, graphs: bool = False) -> None:
         self.decoder = decoder
         self.device = decoder.device
         self.cache = Cache(decoder.architecture, slots, capacity, decoder.dtype, self.device)
+        self._steps = Steps(decoder, self.cache) if graphs else None
 
     def begin(self, slot: int, ids: Many[int], prefix: Tensor | None = None, lora: Lora | None = None) -> Sequence:
         """Takes the slot for a prompt, behind a P-Tuning prefix (layers, 2, G, tokens, D). Nothing is read yet.
@@ -115,7 +120,8 @@ class Runner:
 
     def _written(self, sequences: Many[Sequence], tokens: Many[int]) -> Tensor:
         """The logits, for sequences with one adapter or none."""
-        first = min(sequence.slot for sequence in sequences)
+        steps = None if sequences[0].lora else self._steps
+        first = 0 if steps else min(sequence.slot for sequence in sequences)
         count = max(sequence.slot for sequence in sequences) - first + 1
         a = self.decoder.architecture
         ids, starts = [0] * count, [self.cache.capacity - 1] * count
@@ -127,14 +133,17 @@ class Runner:
             ids[row], starts[row] = token, sequence.filled
             placed[row, :, 0] = following(a, sequence.placed, len(sequence.written))
         width = max(sequence.filled for sequence in sequences) + 1
-        at = torch.tensor(starts, device=self.device)
-        seen = None
-        if count > 1:
-            seen = (torch.arange(width, device=self.device) <= at[:, None])[:, None, None]
-        rows = Rows(self.cache, first, at, width, start=starts[0])
-        given = torch.tensor(ids, device=self.device)[:, None]
-        with applied(sequences[0].lora):
-            logits = self.decoder(given, placed.to(self.device), rows, seen)[:, 0]
+        if steps:
+            logits = steps(ids, starts, placed, width)
+        else:
+            at = torch.tensor(starts, device=self.device)
+            seen = None
+            if count > 1:
+                seen = (torch.arange(width, device=self.device) <= at[:, None])[:, None, None]
+            rows = Rows(self.cache, first, at, width, start=starts[0])
+            given = torch.tensor(ids, device=self.device)[:, None]
+            with applied(sequences[0].lora):
+                logits = self.decoder(given, placed.to(self.device), rows, seen)[:, 0]
         return logits[torch.tensor([sequence.slot - first for sequence in sequences], device=self.device)]
 
 
