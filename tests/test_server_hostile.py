@@ -5,13 +5,17 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 import unicodedata
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import docx
 import httpx
@@ -24,7 +28,7 @@ from serverkit import serving, wait_until
 from kbqa.build import Installation
 from kbqa.config import Config, Home
 from kbqa.errors import DocumentError, RegistryError
-from kbqa.server import connection, front, uploads
+from kbqa.server import connection, front, runner, uploads
 from kbqa.server.uploads import as_source, below, sweep
 from kbqa.store import verify
 
@@ -534,6 +538,44 @@ def test_what_nobody_foresaw_does_not_end_the_thread_that_does_the_jobs(service,
     service.log.records.clear()
 
 
+STUCK = """
+import pathlib, subprocess, sys, time
+order = sys.stdin.readline()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=subprocess.DEVNULL)
+pathlib.Path({where!r}).write_text(str(child.pid))
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups")
+def test_what_reads_files_for_a_job_that_is_killed_does_not_outlive_it(service, tmp_path, monkeypatch):
+    where = tmp_path / "pid"
+    monkeypatch.setattr(runner, "_PROGRAM", STUCK.format(where=str(where)))
+    monkeypatch.setattr(runner, "GRACE", 0.2)
+    job = service.http.post("/api/v1/kb/default/ingest").json()["id"]
+    wait_until(lambda: where.exists() and where.read_text())
+    service.http.delete(f"/api/v1/jobs/{job}")
+    wait_until(lambda: service.http.get(f"/api/v1/jobs/{job}").json()["state"] == "cancelled")
+
+    def is_gone():
+        try:
+            os.kill(int(where.read_text()), 0)
+        except ProcessLookupError:
+            return True
+        status = Path(f"/proc/{where.read_text()}/stat")  # what nobody has waited for is a zombie
+        return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    wait_until(is_gone)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_service_that_is_killed_again_and_again_loses_nothing():
+    script = Path(__file__).parents[1] / "scripts" / "crash_serve.py"
+    done = subprocess.run([sys.executable, script, "--kills", "2", "--seed", "3"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing was lost" in done.stdout
+
+
 def test_bases_that_are_made_at_the_same_time_are_made_once(service):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: service.post("/api/v1/kb", {"name": "同时"}).status_code, range(8)))
@@ -613,3 +655,127 @@ def test_what_a_client_calls_a_field_is_not_repeated_at_any_length(service):
     response = service.post("/api/v1/kb/default/search", b'{"question":"x","' + b"k" * 900_000 + b'":1}')
     assert response.status_code == 422
     assert len(response.content) < 1000
+
+
+# --- every dialect ---------------------------------------------------------------------------------------------------
+
+
+def _mcp(service, base):
+    call = {"name": "ask", "arguments": {"question": "年假有几天？", "knowledge_base": base}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    return service.post("/mcp", body, headers={"Accept": "application/json, text/event-stream"})
+
+
+def _chat(service, base, **fields):
+    messages = [{"role": "user", "content": "年假有几天？"}]
+    return service.post("/v1/chat/completions", {"model": f"kb:{base}", "messages": messages, **fields})
+
+
+DIALECTS = {
+    "ask": lambda service, base: service.ask("年假有几天？", base),
+    "ask, streamed": lambda service, base: service.ask("年假有几天？", base, stream=True),
+    "search": lambda service, base: service.search("年假有几天？", base),
+    "openai": _chat,
+    "openai, streamed": lambda service, base: _chat(service, base, stream=True),
+    "openai model": lambda service, base: service.http.get(f"/v1/models/kb:{base}"),
+    "dify retrieval": lambda service, base: service.post(
+        "/retrieval",
+        {"knowledge_id": base, "query": "年假有几天？", "retrieval_setting": {"top_k": 3, "score_threshold": 0}},
+    ),
+    "dify chat": lambda service, base: service.post(
+        "/v1/chat-messages",
+        {"query": "年假有几天？", "inputs": {"kb": base}, "user": "u", "response_mode": "blocking"},
+    ),
+    "documents": lambda service, base: service.http.get(f"/api/v1/kb/{base}/documents"),
+    "file": lambda service, base: service.http.get(f"/api/v1/kb/{base}/files/员工手册.md"),
+}
+
+
+@pytest.fixture(scope="module")
+def keyed(home, tmp_path_factory):
+    """Two bases, and callers with keys of all kinds."""
+    other = tmp_path_factory.mktemp("keyed") / "home"
+    shutil.copytree(home, other)
+    (other / "knowledge" / "秘密").mkdir()
+    (other / "knowledge" / "秘密" / "员工手册.md").write_bytes(HANDBOOK)
+    Installation(Home(other), Config()).ingest("秘密")
+    with serving(other, chatglm_knowledge="秘密") as service:
+        ring = service.service.keys
+        soon = time.time() + 0.2
+        callers = {
+            "none": service,
+            "wrong": service.with_key("kbqa_" + "x" * 43),
+            "odd": service.with_key("' OR 1=1 --"),
+            "expired": service.with_key(ring.add("abgelaufen", "admin", expires_at=soon).secret),
+            "foreign": service.with_key(ring.add("fremd", "admin", bases=["default"]).secret),
+            "good": service.with_key(ring.add("gut", "read", bases=["default", "秘密"]).secret),
+        }
+        wait_until(lambda: time.time() > soon)
+        yield callers
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_no_dialect_opens_a_base_to_who_may_not(keyed, dialect):
+    ask = DIALECTS[dialect]
+    assert ask(keyed["good"], "秘密").status_code == 200
+    for caller in ("none", "wrong", "odd", "expired"):
+        answer = ask(keyed[caller], "秘密")
+        assert answer.status_code in (401, 403), (caller, answer.text)
+        assert "10天" not in answer.text
+    refused = ask(keyed["foreign"], "秘密")
+    assert refused.status_code in (403, 404), refused.text
+    assert "10天" not in refused.text
+    unknown = ask(keyed["foreign"], "不存在")
+    assert (unknown.status_code, "秘密" in unknown.text) == (refused.status_code, False), (
+        "whether there is one is not told"
+    )
+    there_not = ask(keyed["good"], "gut")
+    assert there_not.status_code in (403, 404), there_not.text
+
+
+def test_neither_does_chatglms_nor_mcp(keyed):
+    assert "10天" in keyed["good"].post("/", {"prompt": "年假有几天？"}).json()["response"]
+    for caller, status in (("none", 401), ("wrong", 401), ("expired", 401), ("foreign", 403)):
+        assert keyed[caller].post("/", {"prompt": "年假有几天？"}).status_code == status
+    for caller in ("none", "wrong", "expired"):
+        assert _mcp(keyed[caller], "秘密").status_code in (401, 403)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/kb/default/search", {"question": "年假", "k": 0}),
+        ("/api/v1/kb/default/search", {"question": "年假", "k": 10**9}),
+        ("/api/v1/kb/default/search", {"question": "年假", "k": 1.5}),
+        ("/api/v1/kb/default/ask", {"question": "长" * 4001}),
+        ("/v1/chat/completions", {"model": "kb:default", "messages": [{"role": "user", "content": "长" * 4001}]}),
+        ("/v1/chat/completions", {"model": "gpt-4o", "messages": [{"role": "user", "content": "年假"}]}),
+        ("/v1/chat/completions", {"model": "kb:", "messages": [{"role": "user", "content": "年假"}]}),
+        ("/v1/chat/completions", {"model": "kb:../default", "messages": [{"role": "user", "content": "年假"}]}),
+        ("/v1/chat/completions", {"model": "kb:default", "messages": []}),
+        ("/v1/chat/completions", {"model": "kb:default", "messages": [{"role": "user", "content": "x"}], "top_k": -1}),
+        ("/v1/chat/completions", {"model": "kb:default", "messages": [{"role": "root", "content": "x"}]}),
+        ("/v1/embeddings", {"model": "text-embedding-3-small", "input": "年假"}),
+        ("/v1/embeddings", {"model": "static", "input": ["年假"] * 2049}),
+        ("/v1/embeddings", {"model": "static", "input": ""}),
+        ("/", {"prompt": "长" * 4001}),
+        ("/", {"prompt": "年假", "history": [["nur eins"]]}),
+        ("/", {"prompt": "年假", "max_length": 10**9}),
+        ("/retrieval", {"knowledge_id": "default", "query": "年假", "retrieval_setting": {"top_k": 0}}),
+        ("/retrieval", {"knowledge_id": "default", "query": "年假", "retrieval_setting": {"top_k": 10**9}}),
+        ("/v1/chat-messages", {"query": "长" * 4001, "inputs": {"kb": "default"}, "user": "u"}),
+        ("/v1/chat-messages", {"query": "年假", "inputs": {"kb": "default"}, "user": "u", "response_mode": "nie"}),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_a_reason(keyed, path, body):
+    answer = keyed["good"].post(path, body)
+    assert answer.status_code in (400, 403, 404, 422), answer.text
+    assert answer.headers["content-type"].startswith("application/json")
+    assert len(answer.text) > 40, "a reason is told"
+
+
+def test_a_key_is_counted_whatever_it_is_called(home):
+    """`local` is what the log calls those who need no key."""
+    with serving(home, requests_per_minute=1) as service:
+        caller = service.with_key(service.service.keys.add("local").secret)
+        assert [caller.search("年假").status_code for _ in range(2)] == [200, 429]

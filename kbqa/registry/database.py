@@ -123,9 +123,11 @@ class Database:
                 connection.execute("COMMIT")
                 whole = True
             finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                self._give_back(connection, there, whole)
+                try:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                finally:
+                    self._give_back(connection, there, whole)
 
     def _look(self) -> tuple[int, int] | None:
         """Which file lies there: another one after it was moved away and made anew."""
