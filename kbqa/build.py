@@ -72,12 +72,20 @@ class Installation:
 
     @cached_property
     def generator(self) -> Generator:
-        return make_generator(self.config.generator, self.home.folder, self.adapters.served)
+        return make_generator(self.config.generator, self.home.folder, self._served)
 
-    @cached_property
-    def adapters(self) -> Adapters:
+    @contextmanager
+    def adapters(self) -> Iterator[Adapters]:
         """What was tuned and promoted."""
-        return Adapters(Database(self.home.vectorstore / FILE))
+        database = Database(self.home.vectorstore / FILE)
+        try:
+            yield Adapters(database)
+        finally:
+            database.close()
+
+    def _served(self) -> Served:
+        with self.adapters() as adapters:
+            return adapters.served()
 
     def teacher(self, name: str) -> Generator:
         """The generator called `name` in generator.teachers of config.yaml; "generator" is that of all questions."""

@@ -23,6 +23,7 @@ from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.cli import kbqa  # noqa: E402
 from kbqa.config import Home  # noqa: E402
 from kbqa.errors import BeyondModel, ConfigError, ModelError  # noqa: E402
+from kbqa.registry import Adapters, Database  # noqa: E402
 from kbqa.tuning import Row  # noqa: E402
 from kbqa.tuning.guard import Answered, Forgetting, Standing, write_evaluation  # noqa: E402
 from kbqa.tuning.promote import promote  # noqa: E402
@@ -165,7 +166,8 @@ def test_what_was_tuned_on_another_model_is_not_promoted(home, tmp_path, checkpo
     assert code == 1
     assert f"was tuned on {base('chatglm3').name} (chatglm3, " in output
     assert f"and this is {other.name} (" in output
-    assert Installation(Home(home)).adapters.all() == []
+    with Installation(Home(home)).adapters() as adapters:
+        assert adapters.all() == []
 
 
 def test_names_and_folders_that_cannot_be_are_refused(home, tmp_path, checkpoints):
@@ -217,10 +219,9 @@ def test_another_template_and_bare_prompts_are_told(home, tmp_path):
     prompt = "已知信息:\n年假有3天。\n根据已知信息回答问题:\n年假有几天？"
     rows = [Row(prompt, "3天。")]
     checkpoint = train(settings(tmp_path / "run", rows=rows, max_steps=1, train_format="input-output")).last
-    adapters = Installation(Home(home)).adapters
-    made = promote(
-        adapters, "旧", checkpoint, base("chatglm3"), template="资料：{context}\n{question}", max_drop=1, force=True
-    )
+    template = "资料：{context}\n{question}"
+    with Installation(Home(home)).adapters() as adapters:
+        made = promote(adapters, "旧", checkpoint, base("chatglm3"), template=template, max_drop=1, force=True)
     assert [note.partition(" ")[2][:20] for note in made.notes[:2]] == ["rows with passages w", "was tuned on bare pr"]
 
 
@@ -274,5 +275,6 @@ def test_adapters_of_other_layouts_and_kinds_are_told_apart(tmp_path, checkpoint
             glm.load_adapter("theirs", folder)
     with pytest.raises(ModelError, match="it was trained for another model"):
         load_chatglm(base("chatglm")).load_adapter("x", checkpoints["年假"])
+    adapters = Adapters(Database(tmp_path / "kbqa.sqlite"))
     with pytest.raises(ConfigError, match="there is no folder"):
-        promote(Installation(Home(tmp_path)).adapters, "x", tmp_path / "无", base("chatglm3"), max_drop=1)
+        promote(adapters, "x", tmp_path / "无", base("chatglm3"), max_drop=1)

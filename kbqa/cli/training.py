@@ -14,6 +14,7 @@ import click
 
 from kbqa.cli.common import Command, FilePath, Session, pass_session, typed
 from kbqa.cli.screen import complain, is_terminal, print_json, say, shown, table
+from kbqa.config import as_argument
 from kbqa.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,9 +125,10 @@ def _show(outcome: Outcome) -> None:
     say(f"{outcome.step} steps in {_time(outcome.seconds)}{early}: {told}")
     say(f"the last checkpoint: {shown(str(outcome.last))}")
     best = outcome.best or outcome.last
-    if outcome.best and outcome.best != outcome.last:
-        say(f"the one with the smallest dev loss: {shown(str(outcome.best))}")
-    say(f"next: kbqa tune evaluate BASE {best.name} --data DEV.jsonl, then kbqa tune promote NAME {best.name}")
+    if best != outcome.last:
+        say(f"the one with the smallest dev loss: {shown(str(best))}")
+    folder = as_argument(shown(str(best)))
+    say(f"next: kbqa tune evaluate BASE {folder} --data DEV.jsonl\n      kbqa tune promote NAME {folder}")
 
 
 def _time(seconds: float) -> str:
@@ -211,17 +213,18 @@ def promote(session: Session, name: str, checkpoint: Path, default: bool, max_dr
 
     installation = session.installation()
     config = installation.config
-    made = served(
-        installation.adapters,
-        name,
-        checkpoint,
-        _base(installation),
-        family=config.generator.family,
-        template=config.prompt.template,
-        max_drop=max_drop,
-        default=default,
-        force=force,
-    )
+    with installation.adapters() as adapters:
+        made = served(
+            adapters,
+            name,
+            checkpoint,
+            _base(installation),
+            family=config.generator.family,
+            template=config.prompt.template,
+            max_drop=max_drop,
+            default=default,
+            force=force,
+        )
     for note in made.notes:
         complain(f"note: {shown(note)}", fg="yellow")
     if session.json:
@@ -247,7 +250,8 @@ def _base(installation: Installation) -> Path:
 @pass_session
 def promoted(session: Session) -> None:
     """List what is served beside the model."""
-    found = session.installation().adapters.all()
+    with session.installation().adapters() as adapters:
+        found = adapters.all()
     if session.json:
         print_json({"adapters": [_adapter_fields(it) for it in found]})
     elif not found:
@@ -262,7 +266,8 @@ def promoted(session: Session) -> None:
 @pass_session
 def demote(session: Session, name: str) -> None:
     """Serve NAME no longer; the checkpoint it came from stays."""
-    gone = session.installation().adapters.demote(name)
+    with session.installation().adapters() as adapters:
+        gone = adapters.demote(name)
     if session.json:
         print_json({"demoted": gone.name})
     else:

@@ -148,7 +148,8 @@ class ChatGLMGenerator:
         if about.trouble:
             raise ModelError(about.trouble)
         load_tokenizer(self._folder, about.architecture.family)
-        for path in (*([self._prefix] if self._prefix else []), *self._adapters.values()):
+        own = [self._prefix] if self._prefix else []
+        for path in (*own, *self._adapters.values(), *self._served().folders.values()):
             if is_lora(Path(path)):
                 load_lora(Path(path), about.architecture)
             else:

@@ -79,6 +79,8 @@ class Adapters:
         with self._database.writing() as connection:
             if default:
                 connection.execute("UPDATE adapters SET is_default = 0")
+            if not target.is_dir():  # tidied away by another process, which did not know yet what it is for
+                _copy(files, target)
             connection.execute("DELETE FROM adapters WHERE name = ?", (name,))
             connection.execute(
                 f"INSERT INTO adapters ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -50,9 +50,10 @@ def remove(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # has no such thing
+    windows = os.name == "nt"
+    if windows and path.is_dir():  # which has no such thing
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
