@@ -160,6 +160,20 @@ def test_vectors_come_back_within_half_precision(store):
         assert of[chunk.id] == pytest.approx(vector(chunk.text), abs=5e-4)
 
 
+def test_vectors_are_those_of_the_chunks_that_there_are_sealed_or_not(store):
+    with store.write() as writer:
+        for at in range(12):  # some are sealed, the last ones are not
+            put(writer, f"{at}.md")
+        writer.remove("3.md")
+        writer.remove("11.md")
+    there = {chunk.id: chunk.text for at in range(12) for chunk in store.neighbours(f"{at}.md", 0, 9)}
+    got = store.vectors(range(100))
+    assert set(got) == set(there)
+    assert all(np.allclose(got[i], vector(text), atol=1e-3) for i, text in there.items())
+    assert len(store._current().tail) < len(there), "else all were in memory"
+    assert store.vectors([]) == {}
+
+
 def test_neighbours_are_the_passages_around_in_reading_order(store):
     with store.write() as writer:
         put(writer, "长.md", [f"第{at}段" for at in range(9)])

@@ -270,8 +270,13 @@ class Store:
 
     def vectors(self, ids: Iterable[int]) -> dict[int, Vectors]:
         """The vectors (dim,) of those chunks that still exist."""
-        with self._reading() as connection:
-            return vectors_by_id(connection, ids)
+        snapshot = self._current()
+        wanted = [chunk_id for chunk_id in ids if chunk_id not in snapshot.dead]
+        found = snapshot.tail.of(wanted)
+        if rest := [chunk_id for chunk_id in wanted if chunk_id not in found]:
+            with self._reading() as connection:
+                found |= vectors_by_id(connection, rest)
+        return found
 
     def api_documents(self) -> Iterator[Document]:
         """The documents that no file holds, whole, so that they can be split and embedded anew."""

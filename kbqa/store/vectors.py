@@ -91,6 +91,18 @@ class ExactVectors:
         kept = [(ids, vectors, int(np.searchsorted(ids, chunk_id, side="right"))) for ids, vectors in self._blocks]
         return ExactVectors(self.dim, [(ids[at:], vectors[at:]) for ids, vectors, at in kept if at < len(ids)])
 
+    def of(self, ids: Sequence[int]) -> dict[int, Vectors]:
+        """The vectors (dim,) of those that are here."""
+        wanted = np.array(ids, dtype=np.int64)
+        found: dict[int, Vectors] = {}
+        for block, vectors in self._blocks:
+            if not len(block):
+                continue
+            at = np.minimum(np.searchsorted(block, wanted), len(block) - 1)
+            here = block[at] == wanted
+            found |= zip(wanted[here].tolist(), vectors[at[here]], strict=True)
+        return found
+
     def search(self, vector: Vectors, k: int) -> Scored:
         if not self._blocks or k <= 0:
             return []
