@@ -79,6 +79,16 @@ def test_every_answer_is_one_that_is_described(described, method, path):
     hold()
 
 
+@pytest.mark.parametrize(
+    "part", ["bytes=abc", "bytes=5-2", "bytes=9999-", "items=0-1", "bytes=-", "bytes=0-0,2-3", "bytes=0-1"]
+)
+def test_parts_of_files_are_described(described, part):
+    case = described["/api/v1/kb/{kb}/files/{source}"]["GET"].Case(
+        path_parameters={"kb": "default", "source": "员工手册.md"}, headers={"Range": part}
+    )
+    case.call_and_validate(checks=CHECKS)
+
+
 def test_every_answer_to_who_has_no_key_is_described_too(home):
     with serving(home) as running:
         running.service.keys.add("somebody")

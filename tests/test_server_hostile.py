@@ -211,6 +211,16 @@ def test_a_file_is_removed_only_by_the_name_that_it_has(service, home, monkeypat
     assert (folder / "员工手册.md").exists()
 
 
+@pytest.mark.parametrize(
+    "source", ["C:a.md", "员工手册.md:b", "员工手册.md::$DATA", "员工手册.md.", "a /b.md", "nul.md", "a/con"]
+)
+def test_on_windows_a_file_has_one_name(home, monkeypatch, source):
+    monkeypatch.setattr(uploads, "_ON_WINDOWS", True)
+    folder = home / "knowledge" / "default"
+    assert below(folder, source) is None
+    assert below(folder, "员工手册.md") == folder / "员工手册.md"
+
+
 # --- forms -----------------------------------------------------------------------------------------------------------
 
 
@@ -655,6 +665,15 @@ def test_what_a_client_calls_a_field_is_not_repeated_at_any_length(service):
     response = service.post("/api/v1/kb/default/search", b'{"question":"x","' + b"k" * 900_000 + b'":1}')
     assert response.status_code == 422
     assert len(response.content) < 1000
+
+
+def test_a_file_in_thousands_of_pieces_is_no_work(service):
+    ranges = "bytes=" + ",".join(f"{at}-{at}" for at in range(0, 60, 2)) + ",0-" * 3000
+    start = time.perf_counter()
+    response = service.http.get("/api/v1/kb/default/files/员工手册.md", headers={"Range": ranges})
+    assert response.status_code in (200, 206, 400, 416)
+    assert time.perf_counter() - start < 2
+    assert len(response.content) < 20_000
 
 
 # --- every dialect ---------------------------------------------------------------------------------------------------

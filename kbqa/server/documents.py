@@ -104,10 +104,12 @@ _WITHOUT_BODY = {status: said for status, said in ERRORS.items() if status not i
 _CONFLICT: dict[int | str, dict[str, Any]] = {409: {**ERRORS[400], "description": "It is there already."}}
 _STUCK: dict[int | str, dict[str, Any]] = {409: {**ERRORS[400], "description": "The files cannot be removed."}}
 _FULL: dict[int | str, dict[str, Any]] = {507: {**ERRORS[400], "description": "The disk cannot take the files."}}
+_SAID = {"text/plain": {"schema": {"type": "string"}}}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"application/octet-stream": {"schema": {"format": "binary"}}}},
     206: {"description": "The part of the file that was asked for."},
-    416: {"description": "The file has no such part."},
+    400: {"description": "The header Range names no part of a file.", "content": _SAID},
+    416: {"description": "The file has no such part.", "content": _SAID},
 }
 _FORM = {
     "required": True,

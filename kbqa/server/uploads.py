@@ -41,6 +41,7 @@ LONGEST_PART, LONGEST_NAME, DEEPEST = 200, 800, 16  # bytes, bytes, folders
 
 _OF_WINDOWS = re.compile(r'[<>:"|?*]')  # what no file may be called there
 _DRIVE = re.compile(r"[A-Za-z]:")
+_ON_WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ def below(folder: Path, source: str) -> Path | None:
     parts = source.split("/")
     if "\0" in source or "\\" in source or any(p in ("", ".", "..") or p.startswith(".") for p in parts):
         return None
+    if _ON_WINDOWS and any(_OF_WINDOWS.search(p) or p != p.rstrip(". ") or is_reserved(p) for p in parts):
+        return None  # a drive, a stream of a file (a.md:b), a device, or another file's name with something behind it
     path = folder.joinpath(*parts)
     try:
         root = folder.resolve()
