@@ -10,17 +10,14 @@ export const state = { status: null, bases: [], base: null };
 
 export const onChange = (listener) => listeners.push(listener);
 
-export async function refresh() {
+// `anew`: also what hardly ever changes.
+export async function refresh(anew = false) {
   const [status, told] = await Promise.all([
-    state.status ?? call("GET", "api/v1/status"),
+    (!anew && state.status) || call("GET", "api/v1/status"),
     call("GET", "api/v1/kb"),
   ]);
   Object.assign(state, { status, bases: told.bases });
   choose(state.base ?? kept(BASE));
-}
-
-export function forgetStatus() {
-  state.status = null;
 }
 
 export function choose(name) {

@@ -2,7 +2,7 @@
 
 import { call, forgetKey, hasKey } from "./api.js";
 import { button, el, icon, replace, word } from "./dom.js";
-import { forgetStatus, may, refresh, state } from "./state.js";
+import { may, refresh, state } from "./state.js";
 import { bytes, number } from "./words.js";
 
 const section = document.getElementById("status");
@@ -14,9 +14,8 @@ export function startStatus() {
 
 export async function showStatus() {
   if (!content.children.length) replace(content, word("loading", undefined, "p", { class: "quiet" }));
-  forgetStatus();
   try {
-    const [ready] = await Promise.all([health(), refresh()]);
+    const [ready] = await Promise.all([health(), refresh(true)]);
     draw(ready, may("admin") ? null : undefined);
     if (may("admin")) draw(ready, await call("GET", "api/v1/doctor"));
   } catch (error) {

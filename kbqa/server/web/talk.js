@@ -37,7 +37,8 @@ export class Talk {
     });
     this.input.addEventListener("input", () => this.fit());
     this.input.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      // Enter that ends a word of an input method sends nothing; Safari tells of it by 229 alone.
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
       event.preventDefault();
       if (!this.running) this.submit(this.input.value);
     });

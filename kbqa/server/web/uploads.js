@@ -17,8 +17,9 @@ const sum = el("div", { class: "row sum" });
 const box = el("div", { class: "card", hidden: true }, sum, list);
 const replacing = el("input", { type: "checkbox", id: "replace" });
 
+let line = Promise.resolve(); // one part is sent behind the other, whenever it was dropped
 let stopping = null; // AbortController of what is being sent
-let ours = new Set(); // jobs that run for it
+const ours = new Set(); // jobs that run for it
 let callbacks = null;
 
 // `base()` is a promise of where files go, `changed()` is called when some have gone in.
@@ -92,7 +93,7 @@ async function walk(entry) {
   }
 }
 
-async function take(files) {
+function take(files) {
   const visible = files.filter(({ name }) => !name.split("/").some((part) => part.startsWith(".")));
   if (!visible.length) {
     toast("nothingDropped");
@@ -104,7 +105,7 @@ async function take(files) {
   box.hidden = false;
   tellSum();
   const waiting = fresh.filter((row) => row.status === "waiting");
-  for (const part of parts(waiting)) await sendPart(part);
+  for (const part of parts(waiting)) line = line.then(() => sendPart(part));
 }
 
 function newRow({ file, name }) {
