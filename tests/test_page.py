@@ -138,6 +138,18 @@ def test_no_module_of_the_page_makes_html_of_text():
         assert not made, f"{name}: {made}"
 
 
+def test_every_word_that_the_page_shows_is_there_in_both_languages():
+    known = dict(re.findall(r"^  \"?([\w-]+)\"?: \[(.*?)\],$", site().files["words.js"].decode(), re.M | re.S))
+    assert len(known) > 200
+    for key, both in known.items():
+        assert len(re.findall(r"\",\s*\"", both)) == 1, key
+    for name, content in {**site().files, "index.html": site().start}.items():
+        shown = re.findall(
+            r"\b(?:word|button|toast|tell|t)\(\"([\w-]+)\"|data-(?:say|label)=\"([\w-]+)\"", content.decode()
+        )
+        assert {first or second for first, second in shown} <= set(known), name
+
+
 def test_a_passage_comes_with_its_surroundings(running):
     source, (start, end) = cited(running, "病假工资怎么发？")
     told = passage(running, source, start, end).json()
@@ -357,6 +369,28 @@ def test_an_answer_comes_sentence_by_sentence_and_its_citation_opens_the_passage
     page.keyboard.press("Escape")
     expect(panel).to_be_hidden()
     expect(cite).to_be_focused()
+
+
+def test_sentences_are_told_apart_behind_characters_of_two_units(running, model, visit):
+    model.says("😀𠮷家的食堂在火星。", TRUE)
+    page = visit(running)
+    ask(page, LEAVE)
+    expect(page.locator("#ask .text")).to_have_text(f"😀𠮷家的食堂在火星。文档未证实{TRUE}1")
+    expect(page.locator("#ask .verdict.not")).to_have_text("😀𠮷家的食堂在火星。")
+
+
+@pytest.mark.parametrize("clipboard", ["navigator", "none, as over HTTP from another machine"])
+def test_an_answer_is_copied_with_its_sources(running, model, visit, clipboard):
+    page = visit(running, permissions=["clipboard-read", "clipboard-write"])
+    ask(page, LEAVE)
+    expect(page.locator("#ask .cite")).to_be_visible()
+    if clipboard != "navigator":
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    page.get_by_role("button", name="复制").click()
+    expect(page.get_by_role("button", name="已复制")).to_be_visible()
+    page.evaluate("delete navigator.clipboard")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == f"{TRUE}[1]\n\n出处\n[1] 员工手册.md · 员工手册 > 第三章 休假"
 
 
 def test_the_page_of_a_pdf_is_shown_beside_the_answer(running, model, visit):

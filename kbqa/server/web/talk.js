@@ -202,10 +202,24 @@ export class Turn {
   }
 }
 
+// Browsers have a clipboard only for pages that came over TLS or from this machine; for others there is the old way.
+async function copy(text) {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const area = el("textarea", { class: "unseen", value: text });
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  if (!done) throw new Error("not allowed");
+}
+
 export function copyButton(text) {
   const node = iconButton("copy", "copy", async () => {
     try {
-      await navigator.clipboard.writeText(text());
+      await copy(text());
     } catch {
       return toast("copyFailed", undefined, "bad");
     }
