@@ -436,7 +436,7 @@ def test_a_question_that_is_taken_back_when_it_has_been_answered_leaves_the_conn
 @pytest.mark.parametrize(
     ("step", "good", "said"),
     [
-        (refusal(200, {"data": [{"id": "other"}, {"id": "glm"}]}), True, "answers, and has it"),
+        (refusal(200, {"data": [{"id": "other"}, {"id": "glm-4-9b-chat"}]}), True, "answers, and has it"),
         (
             refusal(200, {"data": [{"id": str(n)} for n in range(9)]}),
             False,
