@@ -147,7 +147,7 @@ def feedback_fields(feedback: Feedback) -> dict[str, Any]:
         "rating": feedback.rating,
         "comment": feedback.comment,
         "question": feedback.question,
-        "answer": feedback.answer,
+        "answer": [feedback.answer],  # a list, because a text of several lines would be several answers there
         "answerable": REFUSAL not in feedback.answer,
         "source": list(dict.fromkeys(citation["source"] for citation in feedback.citations)),
         "citations": list(feedback.citations),

@@ -578,7 +578,7 @@ def test_thumbs_are_kept_as_feedback(home):
         rating, (line,) = rate("dislike", content="过时了")
         assert rating == {"rating": "dislike"}
         assert (line["rating"], line["comment"], line["user"], line["question"]) == ("down", "过时了", USER, LEAVE)
-        assert (line["answer"], line["source"]) == (answer["answer"].removesuffix("[1]"), ["员工手册.md"])
+        assert (line["answer"], line["source"]) == ([answer["answer"].removesuffix("[1]")], ["员工手册.md"])
         rating, (line,) = rate("like")
         assert (rating, line["rating"]) == ({"rating": "like"}, "up")
         assert rate(None) == (None, [])
