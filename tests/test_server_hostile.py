@@ -31,6 +31,7 @@ from kbqa.errors import DocumentError, RegistryError
 from kbqa.server import connection, front, runner, uploads
 from kbqa.server.uploads import as_source, below, sweep
 from kbqa.store import verify
+from kbqa.types import Piece
 
 HANDBOOK = "# 员工手册\n\n工作满一年的员工每年享有10天年假。\n".encode()
 UPLOAD = "/api/v1/kb/default/documents"
@@ -798,3 +799,57 @@ def test_a_key_is_counted_whatever_it_is_called(home):
     with serving(home, requests_per_minute=1) as service:
         caller = service.with_key(service.service.keys.add("local").secret)
         assert [caller.search("年假").status_code for _ in range(2)] == [200, 429]
+
+
+class Endless:
+    """A model that never comes to an end, and tells when it is stopped."""
+
+    name = "endless"
+
+    def __init__(self):
+        self.begun, self.stopped = threading.Event(), threading.Event()
+
+    def stream(self, request):
+        try:
+            while True:
+                yield Piece("工作满一年的员工每年享有10天年假。")
+                self.begun.set()
+                time.sleep(0.01)
+        finally:
+            self.stopped.set()
+
+
+@pytest.fixture(scope="module")
+def endless(home):
+    with serving(home, Endless()) as service:
+        yield service
+
+
+ASKED = {"messages": [{"role": "user", "content": "年假有几天？"}]}
+TOOL = {"name": "ask", "arguments": {"question": "年假有几天？"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/kb/default/ask", {"question": "年假有几天？"}),
+        ("/api/v1/kb/default/ask", {"question": "年假有几天？", "stream": True}),
+        ("/v1/chat/completions", {"model": "kb:default", **ASKED}),
+        ("/v1/chat/completions", {"model": "kb:default", "stream": True, **ASKED}),
+        ("/v1/chat/completions", {"model": "chatglm", **ASKED}),
+        ("/v1/chat/completions", {"model": "chatglm", "stream": True, **ASKED}),
+        ("/", {"prompt": "年假有几天？"}),
+        ("/v1/chat-messages", {"query": "年假有几天？", "inputs": {}, "user": "u"}),
+        ("/v1/chat-messages", {"query": "年假有几天？", "inputs": {}, "user": "u", "response_mode": "streaming"}),
+        ("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": TOOL}),
+    ],
+)
+def test_who_goes_stops_the_model_in_every_dialect(endless, path, body):
+    endless.service.generator.__init__()
+    content = json.dumps(body).encode()
+    lines = ["Content-Type: application/json", "Accept: application/json, text/event-stream"]
+    with socket.create_connection(("127.0.0.1", endless.http.base_url.port), timeout=10) as link:
+        link.sendall(head(path, *lines, f"Content-Length: {len(content)}") + content)
+        assert endless.service.generator.begun.wait(10), link.recv(1000)
+    assert endless.service.generator.stopped.wait(10)
+    wait_until(lambda: endless.service.metrics.in_flight._value.get() == 0)
