@@ -41,7 +41,7 @@ EXTRAS = {
     "langchain": "any LangChain model or embeddings",
     "glm": "runs ChatGLM models",
     "hub": "downloads models",
-    "tune": "judges what a tuned model answers (kbqa tune)",
+    "tune": "tunes ChatGLM models, and judges what they learned",
     "mcp": "offers bases to language models' programs (kbqa mcp)",
     "unstructured": "reads .org files",
 }

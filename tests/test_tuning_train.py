@@ -97,7 +97,11 @@ def test_gradients_beside_a_quantized_base_are_those_of_its_restored_weights(tmp
     quantize_folder(base("chatglm2"), tmp_path / "int4", 4)
     exact = load_chatglm(tmp_path / "int4").decoder.blocks[0].up
     x = torch.randn(3, exact.in_features, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    exact(x).square().sum().backward()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda it: kept.append(it) or it, lambda it: it):
+        out = exact(x)
+    assert {it.dtype for it in kept} == {torch.int8, torch.float16}, "the restored weights are kept"
+    out.square().sum().backward()
     from kbqa.chatglm.quantization import dequantize
 
     plain = x.detach().clone().requires_grad_()
@@ -221,6 +225,24 @@ def test_a_run_is_not_written_over_and_goes_on_only_as_what_it_was(tmp_path):
         train(settings(run, rows=ROWS[:8]), resume=True)
     train(settings(run, max_steps=1, pre_seq_len=9, overwrite_output_dir=True))
     assert read_passport(run / "checkpoint-1").pre_seq_len == 9
+
+
+def test_a_run_that_broke_off_before_it_saved_begins_anew(tmp_path):
+    def broken(event):
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(settings(tmp_path / "run"), on_event=broken)
+    assert train(settings(tmp_path / "run", max_steps=1)).step == 1
+
+
+def test_a_run_that_is_done_stays_so_unless_more_steps_are_asked_for(tmp_path):
+    train(settings(tmp_path / "run", max_steps=2))
+    more = Losses()
+    with pytest.raises(ConfigError, match="is done: it has 2 steps; raise max_steps to go on with it"):
+        train(settings(tmp_path / "run", max_steps=2), resume=True)
+    assert train(settings(tmp_path / "run", max_steps=3), resume=True, on_event=more).step == 3
+    assert [step for step, _ in more.train] == [3]
 
 
 def test_a_folder_with_other_things_is_never_removed(tmp_path):

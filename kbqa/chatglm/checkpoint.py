@@ -8,7 +8,7 @@ Nothing is unpickled but tensors (`weights_only=True`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -67,9 +67,13 @@ class Checkpoint:
                 raise ModelError(f"{path} lacks {min(absent)} and {len(absent) - 1} more of its tensors")
 
 
-def tensors_of(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """What one file holds by name, as views of it. ModelError when it is damaged."""
-    return _safetensors(path) if path.suffix == ".safetensors" else _bin(path)
+def tensors_of(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
+    """What one file holds by name, as views of it; of names that are not wanted hardly anything is read.
+
+    ModelError when it is damaged.
+    """
+    found = _safetensors(path, wanted) if path.suffix == ".safetensors" else _bin(path)
+    return ((name, tensor) for name, tensor in found if wanted(name))
 
 
 def _listed(index: Path) -> dict[Path, set[str]]:
@@ -94,13 +98,14 @@ def _weight_map(index: Path) -> dict[str, str]:
     return dict(weight_map)
 
 
-def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _safetensors(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  (not a dict)
-                yield name, file.get_tensor(name)
+                if wanted(name):
+                    yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         if is_out_of_memory(error):
             raise

@@ -97,7 +97,7 @@ class ChatGLM:
 
     def _check_base(self, path: Path) -> None:
         if self.folder is not None:
-            check_base(path, self.folder, self.fingerprint)
+            check_base(path, self.folder, lambda: self.fingerprint)
 
     def prefix(self, adapter: str | None) -> Tensor | None:
         """The prefix of that name; without a name the one that the model was loaded with, if any."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from kbqa.chatglm.checkpoint import Checkpoint, place_of
+from kbqa.chatglm.checkpoint import Checkpoint, place_of, tensors_of
 from kbqa.chatglm.writing import write_json
 from kbqa.errors import ModelError
 
@@ -54,17 +55,23 @@ class Passport:
 def fingerprint(folder: Path) -> str:
     """Of the model in `folder`, in whatever form its weights are."""
     norms = {}
-    for name, tensor in Checkpoint(folder):
-        try:
+    for path in Checkpoint(folder).files:
+        for name, tensor in tensors_of(path, _is_norm):
             place = place_of(name)
-        except KeyError:
-            continue
-        if place and "norm." in place.name:
+            assert place is not None
             norms[place.name] = tensor.float().numpy().tobytes()
     digest = sha256()
     for name in sorted(norms):
         digest.update(name.encode() + b"\0" + norms[name])
     return digest.hexdigest()
+
+
+def _is_norm(name: str) -> bool:
+    try:
+        place = place_of(name)
+    except KeyError:
+        return False
+    return place is not None and "norm." in place.name
 
 
 def write_passport(folder: Path, passport: Passport) -> None:
@@ -89,7 +96,7 @@ def read_passport(folder: Path) -> Passport | None:
         raise ModelError(f"{path} is incomplete: {error}") from error
 
 
-def check_base(folder: Path, base: Path, its_fingerprint: str) -> Passport | None:
+def check_base(folder: Path, base: Path, its_fingerprint: Callable[[], str]) -> Passport | None:
     """The passport of what was tuned and lies in `folder`; ModelError when that was another model than `base`.
 
     To be asked after its shapes were found to fit.
@@ -100,9 +107,9 @@ def check_base(folder: Path, base: Path, its_fingerprint: str) -> Passport | Non
             "%s has no %s: nothing tells which model it was tuned on; it fits %s in shape", folder, FILE, base.name
         )
         return None
-    if passport.fingerprint != its_fingerprint:
+    if passport.fingerprint != (found := its_fingerprint()):
         raise ModelError(
             f"{folder} was tuned on {passport.base} ({passport.family}, {passport.fingerprint[:12]}), and this is "
-            f"{base.name} ({its_fingerprint[:12]}), another model; name that one as the model, or tune this one"
+            f"{base.name} ({found[:12]}), another model; name that one as the model, or tune this one"
         )
     return passport

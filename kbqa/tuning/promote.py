@@ -84,7 +84,7 @@ def _checked(checkpoint: Path, base: Path, a: Architecture) -> Passport | None:
             runs = sorted(path.name for path in checkpoint.glob("checkpoint-*"))
             hint = f"; name one of its checkpoints, such as {checkpoint / runs[-1]}" if runs else ""
             raise ModelError(f"{error}{hint}") from error
-    return check_base(checkpoint, base, fingerprint(base))
+    return check_base(checkpoint, base, lambda: fingerprint(base))
 
 
 def _forgotten(checkpoint: Path, max_drop: float, force: bool) -> tuple[float | None, list[str]]:

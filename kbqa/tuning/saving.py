@@ -83,7 +83,8 @@ def begin_run(run: Path, settings: Mapping[str, Any], *, resume: bool, overwrite
         _check_same(path, run, settings)
         return
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        if not overwrite:
+        broken_off = path.is_file() and newest(run) is None  # before anything was saved
+        if not overwrite and not broken_off:
             raise ConfigError(
                 f"{run} is there already; go on with that run by --resume, name another output_dir, or say "
                 "--overwrite_output_dir to remove it"

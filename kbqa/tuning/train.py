@@ -20,7 +20,7 @@ from kbqa.errors import ConfigError, TuningError
 from kbqa.importing import is_out_of_memory
 from kbqa.tuning.data import Columns, Row, read_rows
 from kbqa.tuning.preprocess import NOT_COUNTED, Example, Limits, example
-from kbqa.tuning.saving import begin_run, newest, remove
+from kbqa.tuning.saving import begin_run, checkpoints, newest, remove
 from kbqa.tuning.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def train(
     rows, dev = _rows(settings)
     run = Path(settings.output_dir).expanduser().resolve()
     begin_run(run, _told(settings), resume=resume, overwrite=settings.overwrite_output_dir)
+    if resume and (done := checkpoints(run)[-1][0]) >= settings.max_steps:
+        raise ConfigError(f"the run in {run} is done: it has {done} steps; raise max_steps to go on with it")
     try:
         return _Run(settings, run, rows, dev, template, on_event).go(newest(run) if resume else None)
     except (RuntimeError, MemoryError) as error:
@@ -233,7 +235,7 @@ def tuning_of(settings: Settings, glm: ChatGLM) -> Tuning:
         folder = Path(settings.ptuning_checkpoint).expanduser()
         tuning.load(folder)
         assert glm.folder is not None
-        check_base(folder, glm.folder, glm.fingerprint)
+        check_base(folder, glm.folder, lambda: glm.fingerprint)
     return tuning
 
 
