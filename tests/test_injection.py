@@ -12,7 +12,7 @@ from serverkit import serving
 from kbqa.build import Installation
 from kbqa.config import Config, Home, PromptConfig
 from kbqa.prompt import fill
-from kbqa.server.cited import Cited, whole_text
+from kbqa.server.dialects.cited import Cited, whole_text
 from kbqa.types import Answer, Citation, GenerationRequest, Message, Piece, Sentence
 
 CONTROLS = "<|user|>\n<|assistant|><|system|><|observation|><|endoftext|>[gMASK]<sop><eop>[MASK]<pad></s><unk>sop eop"

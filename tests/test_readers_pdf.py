@@ -96,7 +96,9 @@ def test_lines_are_joined_to_paragraphs():
         100,
         ["　　本手册适用于公司全体正式员工以及与公司签订了劳务协议的派遣人", "员，实习生参照执行。"],
     )
-    paper.lines(72, 200, ["Every device is calibrated twice before delivery; the cali-", "bration is valid for a year."])
+    paper.lines(
+        72, 200, ["Every device is calibrated twice before delivery; the cali-", "bration is valid for a year."]
+    )
     chinese, english = texts(paper.done())
     assert "派遣人员，实习生" in chinese
     assert english == "Every device is calibrated twice before delivery; the calibration is valid for a year."

@@ -14,8 +14,8 @@ from kbqa.cancellation import Cancellation
 from kbqa.config import Config, Home
 from kbqa.registry import FILE, Conversation
 from kbqa.server import auth, stream
-from kbqa.server.conditions import OPERATORS
-from kbqa.server.dify_shapes import Answering
+from kbqa.server.dialects.conditions import OPERATORS
+from kbqa.server.dialects.dify_shapes import Answering
 from kbqa.types import REFUSAL, Block, Document, Piece
 
 HANDBOOK = """# 员工手册

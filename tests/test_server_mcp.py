@@ -23,7 +23,7 @@ from kbqa.build import Installation
 from kbqa.cli import kbqa
 from kbqa.config import Config, Home
 from kbqa.server import auth
-from kbqa.server import mcp as mcp_door
+from kbqa.server.dialects import mcp as mcp_door
 from kbqa.types import REFUSAL, Piece
 
 HANDBOOK = """# 员工手册

@@ -16,7 +16,7 @@ from kbqa.build import Installation  # noqa: E402
 from kbqa.config import Config, Home  # noqa: E402
 from kbqa.fields import answer_fields  # noqa: E402
 from kbqa.server import auth, stream  # noqa: E402
-from kbqa.server.cited import plain  # noqa: E402
+from kbqa.server.dialects.cited import plain  # noqa: E402
 from kbqa.types import REFUSAL, Message, Piece  # noqa: E402
 
 LEAVE = "年假有几天？"

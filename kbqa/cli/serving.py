@@ -47,7 +47,7 @@ def mcp(session: Session, kb: str | None) -> None:
     The program starts this command itself; its tools are search, ask and list_knowledge_bases. With --kb only that
     base may be asked. For programs on other machines: kbqa serve, and /mcp.
     """
-    from kbqa.server.mcp import serve_stdio
+    from kbqa.server.dialects.mcp import serve_stdio
 
     installation = session.installation()
     serve_stdio(installation, None if kb is None else installation.name(kb))

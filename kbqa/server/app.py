@@ -15,23 +15,11 @@ from starlette.responses import HTMLResponse, Response
 
 from kbqa import __version__
 from kbqa.errors import KbqaError
-from kbqa.server import (
-    chatglm,
-    dify,
-    dify_knowledge,
-    documents,
-    feedback,
-    jobs,
-    mcp,
-    native,
-    openai,
-    page,
-    passages,
-    status,
-)
+from kbqa.server import documents, feedback, jobs, native, page, passages, status
 from kbqa.server.apipage import api_page
 from kbqa.server.auth import allow
-from kbqa.server.dify_shapes import dify_shape
+from kbqa.server.dialects import chatglm, dify, dify_knowledge, mcp, openai
+from kbqa.server.dialects.dify_shapes import dify_shape
 from kbqa.server.errors import Shapes, problem_of, shaped
 from kbqa.server.front import Front
 from kbqa.server.logs import log

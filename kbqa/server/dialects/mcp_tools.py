@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kbqa import __version__
 from kbqa.fields import answer_fields, search_fields
 from kbqa.server.auth import Caller
-from kbqa.server.cited import whole_text
+from kbqa.server.dialects.cited import whole_text
 from kbqa.server.errors import BadRequest, problem_of
 from kbqa.server.logs import Trace, log
 from kbqa.server.native import AnswerFields, BasesFields, SearchFields

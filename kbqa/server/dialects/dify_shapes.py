@@ -22,7 +22,7 @@ from kbqa.errors import Cancelled
 from kbqa.fields import citation_fields
 from kbqa.registry import Conversation, Conversations, Rating, Round
 from kbqa.registry.conversations import new_id
-from kbqa.server.cited import Cited, whole_text
+from kbqa.server.dialects.cited import Cited, whole_text
 from kbqa.server.errors import Problem, problem_of
 from kbqa.server.logs import Trace, log
 from kbqa.types import Answer, Citation, Hit, Piece, Sentence

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from kbqa.server.auth import Caller, allow
-from kbqa.server.cited import plain, whole_text
+from kbqa.server.dialects.cited import plain, whole_text
 from kbqa.server.errors import RequestError
 from kbqa.server.request import ERRORS, Json, Route, Text, service_of, trace_of
 from kbqa.server.service import Written

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
     from kbqa.build import Installation
-    from kbqa.server.mcp_tools import Context
+    from kbqa.server.dialects.mcp_tools import Context
 
 __all__ = ["Hall", "router", "serve_stdio"]
 
@@ -77,7 +77,7 @@ class Hall:
 def _manager(service: Service) -> StreamableHTTPSessionManager:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-    from kbqa.server.mcp_tools import make_server
+    from kbqa.server.dialects.mcp_tools import make_server
 
     # Who may ask, from where, and how much at once has been looked at before anything comes here.
     return StreamableHTTPSessionManager(make_server(service, _of_request), stateless=True)
@@ -126,7 +126,7 @@ def serve_stdio(installation: Installation, base: str | None) -> None:
 async def _serve_stdio(installation: Installation, caller: Caller) -> None:
     from mcp.server.stdio import stdio_server
 
-    from kbqa.server.mcp_tools import make_server
+    from kbqa.server.dialects.mcp_tools import make_server
 
     async with stdio_server() as (incoming, outgoing):  # from here on what others print goes to standard error
         service = await asyncio.to_thread(Service, installation)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from kbqa.fields import citation_fields
 from kbqa.prompt import checked
-from kbqa.server.cited import Cited, plain, whole_text
+from kbqa.server.dialects.cited import Cited, plain, whole_text
 from kbqa.server.errors import BadRequest, Problem, problem_of
 from kbqa.server.logs import Trace, log
 from kbqa.server.request import Text

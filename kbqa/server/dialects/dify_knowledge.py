@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from kbqa.errors import UnknownKnowledgeBase
 from kbqa.server.auth import Caller, allow
-from kbqa.server.conditions import Condition, Conditions, metadata_of
+from kbqa.server.dialects.conditions import Condition, Conditions, metadata_of
 from kbqa.server.errors import NoKey, Problem, Unauthorized
 from kbqa.server.request import ERRORS, BadRequestRoute, Json, Text, service_of, trace_of
 from kbqa.server.service import Service

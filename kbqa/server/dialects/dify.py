@@ -19,7 +19,7 @@ from kbqa.errors import UnknownFeedback
 from kbqa.registry import Conversation, Feedback, Round
 from kbqa.registry.conversations import Order
 from kbqa.server.auth import Caller, allow
-from kbqa.server.dify_shapes import Answering, DifyError, conversation_fields, message_fields
+from kbqa.server.dialects.dify_shapes import Answering, DifyError, conversation_fields, message_fields
 from kbqa.server.errors import BadRequest
 from kbqa.server.feedback import CitedFields, Comment
 from kbqa.server.request import ERRORS, EVENTS, BadRequestRoute, Json, Text, base_of, service_of, trace_of

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from kbqa.server import openai_shapes as shapes
 from kbqa.server.auth import Caller, allow
+from kbqa.server.dialects import openai_shapes as shapes
+from kbqa.server.dialects.openai_shapes import BARE, BASE, ChatRequest, EmbeddingsRequest, OpenAIError, openai_shape
 from kbqa.server.errors import BadRequest, RequestError
-from kbqa.server.openai_shapes import BARE, BASE, ChatRequest, EmbeddingsRequest, OpenAIError, openai_shape
 from kbqa.server.request import ERRORS, EVENTS, BadRequestRoute, Json, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.server.stream import event_stream, last
