@@ -55,7 +55,7 @@ class World:
     sent: dict[str, bytes] = field(default_factory=dict)  # by source, whether it was answered or not
     words: dict[str, str] = field(default_factory=dict)  # source -> the word that only it holds
     kept: set[str] = field(default_factory=set)  # answered with 202
-    gone: set[str] = field(default_factory=set)  # answered to be removed, or perhaps removed
+    gone: set[str] = field(default_factory=set)  # answered to be removed
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -110,12 +110,13 @@ def remove(world: World, http: httpx.Client) -> None:
         if len(world.kept) < 20:
             return
         source = world.rng.choice(sorted(world.kept))
-        world.kept.discard(source)
-        world.gone.add(source)  # from here on it may be gone, or not: the answer will tell
+        world.kept.discard(source)  # from here on it may be gone, or not: the answer will tell
     answer = http.delete(f"{API}/documents/{source}")
     if answer.status_code not in (200, 202):
         world.wrong.append(f"a removal was answered with {answer.status_code}: {answer.text[:200]}")
-    world.outcomes["files removed"] += 1
+    with world.lock:
+        world.gone.add(source)
+        world.outcomes["files removed"] += 1
 
 
 def ask(world: World, http: httpx.Client) -> None:
@@ -138,6 +139,7 @@ def damage(world: World) -> list[str]:
         if world.sent.get(source) != path.read_bytes()
     ]
     wrong += [f"{source} was answered for and is not there" for source in world.kept - whole.keys()]
+    wrong += [f"{source} was removed and is there" for source in world.gone & whole.keys()]
     if Store.exists(world.home.base(KB)):
         report = verified(world.home.base(KB))
         wrong += [f"verify: {finding}" for finding in report.findings if not finding.mended]
@@ -177,9 +179,7 @@ def catch_up(world: World, http: httpx.Client) -> list[str]:
     for source in world.rng.sample(sorted(world.kept), min(30, len(world.kept))):
         if source not in found(http, world.words[source]):
             wrong.append(f"{source} was answered for and is not found")
-    folder = world.home.documents(KB)
-    removed = [source for source in world.gone if not (folder / source).exists()]
-    for source in world.rng.sample(sorted(removed), min(10, len(removed))):
+    for source in world.rng.sample(sorted(world.gone), min(10, len(world.gone))):
         if source in found(http, world.words[source]):
             wrong.append(f"{source} was removed and is found")
     return wrong
