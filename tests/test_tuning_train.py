@@ -59,7 +59,7 @@ def test_lora_learns_rows_by_heart_and_the_adapter_says_them(tmp_path):
 def test_a_prefix_learns_rows(tmp_path):
     seen = Losses()
     outcome = train(
-        settings(tmp_path / "run", pre_seq_len=32, max_steps=100, save_steps=100, per_device_train_batch_size=16),
+        settings(tmp_path / "run", pre_seq_len=32, max_steps=70, save_steps=70, per_device_train_batch_size=16),
         on_event=seen,
     )
     assert seen.train[0][1] > 5

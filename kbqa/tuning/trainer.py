@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -30,6 +31,7 @@ from kbqa.tuning.settings import Settings
 
 __all__ = ["Following", "NotANumber", "Stopping", "Tuner", "Tuning", "arguments"]
 
+PICTURE_SECONDS = 10  # between two pictures of one run
 Tuning = PrefixTuning | LoraTuning
 
 
@@ -185,6 +187,7 @@ class Following(TrainerCallback):
     ) -> None:
         self._run, self._logged, self._stepped = run, logged, stepped
         self._events = Events(run, begin)
+        self._drawn = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._stepped(state.global_step)
@@ -194,7 +197,8 @@ class Following(TrainerCallback):
         self._logged(state.global_step, logs)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._draw(state.log_history)
+        if time.monotonic() - self._drawn > PICTURE_SECONDS:
+            self._draw(state.log_history)
 
     def close(self, history: Sequence[Mapping[str, Any]]) -> None:
         with suppress(OSError):
@@ -205,3 +209,4 @@ class Following(TrainerCallback):
         """A picture that cannot be written, on a full disk for example, is no reason to stop; nor hides what is."""
         with suppress(OSError):
             draw(self._run, history)
+        self._drawn = time.monotonic()
