@@ -21,7 +21,7 @@ from kbqa.retriever.numerals import spellings
 from kbqa.retriever.passages import Passages
 from kbqa.retriever.subject import named, stands_in
 from kbqa.retriever.synonyms import Synonyms, common
-from kbqa.types import Block, Chunk, Document
+from kbqa.types import REFUSAL, Block, Chunk, Document
 
 TEXTS = {
     "年假.md": "员工每年享有十天带薪年假。年假可以顺延至次年3月31日。",
@@ -240,6 +240,14 @@ def test_a_short_new_question_is_not_mixed_with_the_one_before(company):
     assert found == company.retriever.search("服务热线是多少？")
     after = company.retriever.search("那X300的重量呢？", history=turns("X200网关的重量是多少？", "服务热线是多少？"))
     assert after.hits[0].chunk.source == "X300.md"
+
+
+def test_a_new_question_is_not_mixed_with_one_that_was_refused(company):
+    refused = [("X300网关的保修期是多久？", REFUSAL)]
+    assert company.retriever.search("联系人是谁？", history=refused) == company.retriever.search("联系人是谁？")
+    assert company.retriever.search("它的联系人呢？", history=refused).hits[0].chunk.source == "X300.md"
+    history = [*turns("X300网关的额定功耗是多少？"), ("它的保修期呢？", REFUSAL)]
+    assert company.retriever.search("联系人是谁？", history=history).hits[0].chunk.source == "X300.md"
 
 
 def test_words_of_the_question_before_weigh_less_than_those_asked_now(company):

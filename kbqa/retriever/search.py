@@ -27,7 +27,7 @@ from kbqa.retriever.numerals import spellings
 from kbqa.retriever.passages import Passages
 from kbqa.retriever.subject import stands_in
 from kbqa.retriever.synonyms import SynonymFile, common, in_words_of, widened
-from kbqa.types import Chunk, Embedder, Hit, Reranker, Turn
+from kbqa.types import REFUSAL, Chunk, Embedder, Hit, Reranker, Turn
 
 if TYPE_CHECKING:
     from kbqa.store import Store
@@ -116,9 +116,13 @@ class Retriever:
         question = self._usable(question)
         k = self._config.k if k is None else k
         with self._store.steady():
-            if not history or leaning(question) == "no":
+            leans = leaning(question)
+            if not history or leans == "no":
                 return self._retrieved(self._search(question, k), k)
-            meant = self._meant([asked for asked, _ in history[-TURNS_BACK:]])
+            # Who was told that the documents do not tell goes on to something else, unless the question says otherwise.
+            meant = self._meant(
+                [asked for asked, told in history[-TURNS_BACK:] if leans == "yes" or REFUSAL not in told]
+            )
             return self._retrieved(self._follow(question, meant, k), k)
 
     def search_among(self, question: str, k: int, fits: Callable[[Chunk], bool]) -> Retrieval:
