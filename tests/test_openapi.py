@@ -66,7 +66,7 @@ def test_every_answer_is_one_that_is_described(described, method, path):
     operation = described[path][method]
     right, wrong = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
 
-    @settings(GENERATED, max_examples=15)
+    @settings(GENERATED, max_examples=12)
     @given(case=right | wrong, default=st.booleans())
     def hold(case, default):
         if default and method != "DELETE":  # else it would be about what is not there, nearly always
@@ -102,6 +102,6 @@ def _check_refused(operation, is_open):
     @given(case=operation.as_strategy())
     def hold(case):
         answer = case.call_and_validate(checks=CHECKS)
-        assert answer.status_code in (401, 422) or is_open
+        assert answer.status_code in (400, 401, 403, 422) or is_open
 
     hold()
