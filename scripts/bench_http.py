@@ -110,7 +110,7 @@ class Base:
         random = np.random.default_rng(1)
         picked = [texts[int(at)] for at in random.integers(0, len(texts), size=QUESTIONS)]
         asked = [max(text.split("。"), key=len).split("，")[0][:18] + "？" for text in picked]
-        for name, content in (("texts", texts), ("questions", asked)):
+        for name, content in (("texts", texts[:SMALL]), ("questions", asked)):
             (home / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
