@@ -28,7 +28,7 @@ from serverkit import serving, wait_until
 from kbqa.build import Installation
 from kbqa.config import Config, Home
 from kbqa.errors import DocumentError, RegistryError
-from kbqa.server import connection, front, runner, uploads
+from kbqa.server import auth, connection, front, runner, uploads
 from kbqa.server.uploads import as_source, below, sweep
 from kbqa.store import verify
 from kbqa.types import Piece
@@ -662,6 +662,26 @@ def test_no_body_holds_up_the_others(service):
 )
 def test_json_that_breaks_parsers_is_refused(service, path, body):
     assert service.post(path, body).status_code == 400
+
+
+def test_slow_disks_keep_nobody_out(service, monkeypatch):
+    """Uploads and deletions share a few threads, and may all wait; who may come in is looked up without them."""
+    busy, free = [], threading.Event()
+    monkeypatch.setattr(auth, "FRESH", 0.0)
+    monkeypatch.setattr(
+        "kbqa.server.documents._delete", lambda service, kb, files: busy.append(kb) or free.wait(20) or kb
+    )
+    with ThreadPoolExecutor(15) as pool:
+        going = [pool.submit(httpx.delete, f"{service.url}/api/v1/kb/default", timeout=30) for _ in range(15)]
+        try:
+            wait_until(lambda: len(busy) > 1)
+            time.sleep(0.3)
+            assert service.http.post("/api/v1/kb/default/ask", json={"question": "年假有几天？"}, timeout=10).json()[
+                "grounded"
+            ]
+        finally:
+            free.set()
+        assert [one.result().status_code for one in going] == [200] * 15
 
 
 def test_what_a_client_calls_a_field_is_not_repeated_at_any_length(service):

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 from math import ceil
@@ -80,6 +81,7 @@ class Door:
         self._keys: Mapping[str, Key] = {}  # by the digest of their secrets
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
+        self._reader = ThreadPoolExecutor(1, "kbqa-keys")  # of its own: nobody comes in while those of all are busy
         self._inside: Counter[str] = Counter()
         self._left: dict[str, tuple[float, float]] = {}  # key -> requests that it has left, and when that was so
 
@@ -114,7 +116,7 @@ class Door:
         async with self._reading:
             now = time.monotonic()
             if now - self._read_at >= FRESH:
-                self._keys = await asyncio.to_thread(self._ring.by_digest)
+                self._keys = await asyncio.get_running_loop().run_in_executor(self._reader, self._ring.by_digest)
                 self._read_at = now
         return self._keys
 
