@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -17,14 +18,16 @@ torch = pytest.importorskip("torch", reason="kbqa[tune] is not installed")
 pytest.importorskip("transformers", reason="kbqa[tune] is not installed")
 pytest.importorskip("peft", reason="kbqa[tune] is not installed")
 
+from click.testing import CliRunner  # noqa: E402
 from tunekit import ROWS, Losses, base, settings  # noqa: E402
 
 from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.chatglm.passport import fingerprint, read_passport  # noqa: E402
 from kbqa.chatglm.requantize import quantize_folder  # noqa: E402
+from kbqa.cli import kbqa  # noqa: E402
 from kbqa.cli.training import OPTIONS  # noqa: E402
 from kbqa.errors import ConfigError, ModelError, TuningError  # noqa: E402
-from kbqa.tuning import Row  # noqa: E402
+from kbqa.tuning import Row, write_rows  # noqa: E402
 from kbqa.tuning.preprocess import Limits, example, prompt_ids  # noqa: E402
 from kbqa.tuning.settings import Settings, read_settings  # noqa: E402
 from kbqa.tuning.train import Began, train  # noqa: E402
@@ -223,7 +226,9 @@ def test_a_run_is_not_written_over_and_goes_on_only_as_what_it_was(tmp_path):
         train(settings(run, pre_seq_len=9), resume=True)
     with pytest.raises(ConfigError, match="checkpoint-1 was trained with other rows"):
         train(settings(run, rows=ROWS[:8]), resume=True)
+    (run / "笔记.txt").write_text("重要")
     train(settings(run, max_steps=1, pre_seq_len=9, overwrite_output_dir=True))
+    assert (run / "笔记.txt").read_text() == "重要"
     assert read_passport(run / "checkpoint-1").pre_seq_len == 9
 
 
@@ -414,3 +419,49 @@ def test_settings_that_cannot_be_are_named_with_what_can(tmp_path, lines, said):
 
 def test_every_setting_is_an_option_of_the_command():
     assert list(OPTIONS) == [it.name for it in fields(Settings)]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def tune(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(kbqa, ["tune", "train", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+def test_the_command_takes_a_file_and_options_and_tells_how_it_goes(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", ROWS[:8])
+    path = tmp_path / "train.yaml"
+    path.write_text(
+        f"model_name_or_path: {base('chatglm3')}\n"
+        "train_file: rows.jsonl\nvalidation_file: rows.jsonl\noutput_dir: run\n"
+        "pre_seq_len: 8\nmax_steps: 2\nlogging_steps: 1\ndtype: float32\ndevice: cpu\n"
+        "gradient_accumulation_steps: 1\nper_device_train_batch_size: 8\n"
+    )
+    code, output = tune(path, "--learning-rate", "1e-3", "--prefix_projection", "--home", tmp_path)
+    assert code == 0, output
+    assert "8 rows, 8 to measure on; " in output
+    assert "numbers are learnt beside" in output
+    assert "step 1: loss " in output
+    assert f"kbqa tune promote NAME {tmp_path / 'run' / 'checkpoint-2'}" in output
+    assert read_passport(tmp_path / "run" / "checkpoint-2").prefix_projection
+    code, output = tune(path, "--home", tmp_path)
+    assert (code, "is there already; go on with that run by --resume" in output) == (1, True)
+
+    more = ("--learning_rate", "0.001", "--prefix-projection", "--max-steps", 3)
+    code, output = tune(path, *more, "--resume", "--json", "--home", tmp_path)
+    assert code == 0, output
+    events = [json.loads(line) for line in output.splitlines()]
+    assert [it.get("event") for it in events if it.get("loss") or "rows" in it] == ["began", "logged"]
+    assert (events[0]["step"], events[0]["steps"]) == (2, 3)
+    assert events[-1]["summary"]["last"] == str(tmp_path / "run" / "checkpoint-3")
+
+
+def test_a_base_that_is_not_there_is_named_and_costs_no_run(tmp_path):
+    outcome = train(settings(tmp_path / "run", max_steps=1))
+    given = {"model_name_or_path": tmp_path / "无", "train_file": tmp_path / "run.train.jsonl"}
+    options = [text for name, value in given.items() for text in (f"--{name}", value)]
+    code, output = tune(*options, "--output_dir", tmp_path / "run", "--overwrite_output_dir", "--home", tmp_path)
+    assert code == 1
+    assert output.startswith(f"kbqa: there is no model folder {tmp_path / '无'}")
+    assert outcome.last.is_dir()

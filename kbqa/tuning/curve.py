@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PICTURE", "Events", "draw"]
+__all__ = ["EVENTS", "PICTURE", "Events", "draw"]
 
 PICTURE = "loss.png"
 EVENTS = "runs"

@@ -13,12 +13,15 @@ from typing import Any
 
 from kbqa.chatglm.writing import write_json
 from kbqa.errors import ConfigError
+from kbqa.tuning.curve import EVENTS, PICTURE
 
-__all__ = ["begin_run", "checkpoints", "newest", "written_whole"]
+__all__ = ["begin_run", "check_run", "checkpoints", "newest", "remove", "written_whole"]
 
 SETTINGS = "settings.json"  # of the run, beside its checkpoints
 SAVING = ".saving"
 REMOVING = ".removing"
+FILES = (SETTINGS, PICTURE, f".{PICTURE}")
+FOLDERS = (SAVING, REMOVING, EVENTS)
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -73,27 +76,34 @@ def newest(run: Path) -> Path | None:
     return found[-1][1] if found else None
 
 
-def begin_run(run: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder of a run and writes down what it is; or finds that it is the one that goes on.
-
-    ConfigError when another run is there, when there is none to go on with, and when that one was another.
-    """
+def check_run(run: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """ConfigError when another run is there, when there is none to go on with, and when that one was another."""
     path = run / SETTINGS
     if resume:
         _check_same(path, run, settings)
         return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        broken_off = path.is_file() and newest(run) is None  # before anything was saved
-        if not overwrite and not broken_off:
-            raise ConfigError(
-                f"{run} is there already; go on with that run by --resume, name another output_dir, or say "
-                "--overwrite_output_dir to remove it"
-            )
-        if not path.is_file():
-            raise ConfigError(f"{run} holds no run of kbqa tune and is not removed; name another output_dir")
-        shutil.rmtree(run)
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        return
+    broken_off = path.is_file() and newest(run) is None  # before anything was saved
+    if not overwrite and not broken_off:
+        raise ConfigError(
+            f"{run} is there already; go on with that run by --resume, name another output_dir, or say "
+            "--overwrite_output_dir to remove it"
+        )
+    if not path.is_file():
+        raise ConfigError(f"{run} holds no run of kbqa tune and is not removed; name another output_dir")
+
+
+def begin_run(run: Path, settings: Mapping[str, Any]) -> None:
+    """Makes the folder of a run and writes down what it is; of a run that is there, what `check_run` let pass, nothing
+    is left but what somebody else put into its folder."""
+    for path in run.iterdir() if run.is_dir() else ():
+        if path.is_dir() and (path.name in FOLDERS or _CHECKPOINT.fullmatch(path.name)):
+            shutil.rmtree(path)
+        elif path.name in FILES:
+            path.unlink()
     run.mkdir(parents=True, exist_ok=True)
-    write_json(path, dict(settings))
+    write_json(run / SETTINGS, dict(settings))
 
 
 def _check_same(path: Path, run: Path, settings: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from kbqa.errors import ConfigError, TuningError
 from kbqa.importing import is_out_of_memory
 from kbqa.tuning.data import Columns, Row, read_rows
 from kbqa.tuning.preprocess import NOT_COUNTED, Example, Limits, example
-from kbqa.tuning.saving import begin_run, checkpoints, newest, remove
+from kbqa.tuning.saving import begin_run, check_run, checkpoints, newest, remove
 from kbqa.tuning.settings import Settings
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def train(
         raise TuningError(f"tuning needs more packages ({', '.join(missing)}); pip install 'kbqa[tune]'")
     rows, dev = _rows(settings)
     run = Path(settings.output_dir).expanduser().resolve()
-    begin_run(run, _told(settings), resume=resume, overwrite=settings.overwrite_output_dir)
+    check_run(run, _told(settings), resume=resume, overwrite=settings.overwrite_output_dir)
     if resume and (done := checkpoints(run)[-1][0]) >= settings.max_steps:
         raise ConfigError(f"the run in {run} is done: it has {done} steps; raise max_steps to go on with it")
     try:
@@ -154,6 +154,8 @@ class _Run:
         passport = issue(settings, glm.folder, glm.architecture, dtype, self.rows, self.template)
         if checkpoint:
             _check_same(checkpoint, passport)
+        else:
+            begin_run(self.run, _told(settings))
         following = Following(self.run, step, self._logged, self._stepped)
         tuner = Tuner(
             tuning,
