@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch", reason="kbqa[tune] is not installed")
+pytest.importorskip("transformers", reason="kbqa[tune] is not installed")
 
 from glmkit import Case, cases  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
