@@ -197,6 +197,7 @@ def test_what_has_no_counterpart_is_put_beside_the_question_before(question, pre
         "杨丽音和张国立的女儿，她的丈夫是谁？",
         "How did the company improve its liquidity in 2021?",
         "这个月有多少天需要值班？",
+        "年假有几天？",  # two words to jieba, of one character each
         "谢谢！",
     ],
 )
@@ -240,6 +241,11 @@ def test_a_short_new_question_is_not_mixed_with_the_one_before(company):
     assert found == company.retriever.search("服务热线是多少？")
     after = company.retriever.search("那X300的重量呢？", history=turns("X200网关的重量是多少？", "服务热线是多少？"))
     assert after.hits[0].chunk.source == "X300.md"
+
+
+def test_a_new_question_about_something_of_two_characters_is_not_mixed_with_the_one_before(kb):
+    found = kb.retriever.search("年假有几天？", history=turns("普通员工的住宿费每天多少？"))
+    assert found == kb.retriever.search("年假有几天？")
 
 
 def test_a_new_question_is_not_mixed_with_one_that_was_refused(company):

@@ -85,7 +85,7 @@ def leaning(question: str) -> Leaning:
     words = _telling(body)
     if _fragment(question) or _compares(body) or _points_back(body):
         return "yes"
-    if not words:
+    if not words and not _names_something(body):
         return "yes" if _ASKS.search(body) else "no"  # 为什么？ 谢谢
     return "perhaps" if len(words) <= FEW_WORDS or body != question.strip() else "no"
 
@@ -111,6 +111,15 @@ def _telling(text: str) -> list[str]:
     """The words that say something; the parts of a name (tidb, gc of tidb_gc_life_time) are none of their own."""
     words = [word for word in question_terms(text).words if len(word) > 1 and word not in stop_words()]
     return [word for word in words if not (word.isascii() and any(word != other and word in other for other in words))]
+
+
+def _names_something(body: str) -> bool:
+    """Whether single characters make a name in it that the dictionary does not have: 年 and 假 of 「年假有几天？」."""
+    single = [word for word in _words(body) if len(word.text) == 1 and word.text not in stop_words()]
+    return any(
+        word.end == other.start and word.kind[0] != "v" and other.kind[0] == "n"
+        for word, other in zip(single, single[1:], strict=False)
+    )
 
 
 def _fragment(question: str) -> str:
