@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from kbqa.analyzer import CJK, fold, question_terms, stop_words
@@ -118,7 +119,7 @@ def _names_something(body: str) -> bool:
     single = [word for word in _words(body) if len(word.text) == 1 and word.text not in stop_words()]
     return any(
         word.end == other.start and word.kind[0] != "v" and other.kind[0] == "n"
-        for word, other in zip(single, single[1:], strict=False)
+        for word, other in pairwise(single)
     )
 
 
