@@ -123,6 +123,7 @@ class Hub(ThreadingHTTPServer):
             "HOME": str(home),
             "HF_HOME": str(home / "hf"),
             "HF_ENDPOINT": url or self.url,
+            "HF_HUB_OFFLINE": "0",  # the tests before may have loaded a model of this machine
             "HF_HUB_DISABLE_XET": "1",
             "MODELSCOPE_ENDPOINT": url or self.url,
             "MODELSCOPE_CACHE": str(home / "ms"),
