@@ -118,8 +118,7 @@ def _names_something(body: str) -> bool:
     """Whether single characters make a name in it that the dictionary does not have: 年 and 假 of 「年假有几天？」."""
     single = [word for word in _words(body) if len(word.text) == 1 and word.text not in stop_words()]
     return any(
-        word.end == other.start and word.kind[0] != "v" and other.kind[0] == "n"
-        for word, other in pairwise(single)
+        word.end == other.start and word.kind[0] != "v" and other.kind[0] == "n" for word, other in pairwise(single)
     )
 
 
