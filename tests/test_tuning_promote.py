@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +26,9 @@ from kbqa.build import Installation  # noqa: E402
 from kbqa.chatglm import load_chatglm  # noqa: E402
 from kbqa.cli import kbqa  # noqa: E402
 from kbqa.config import Home  # noqa: E402
-from kbqa.errors import BeyondModel, ConfigError, ModelError  # noqa: E402
-from kbqa.registry import Adapters, Database  # noqa: E402
+from kbqa.errors import BeyondModel, ConfigError, ModelError, RegistryError  # noqa: E402
+from kbqa.generators.chatglm import ChatGLMGenerator  # noqa: E402
+from kbqa.registry import Adapters, Database, Served  # noqa: E402
 from kbqa.tuning import Row  # noqa: E402
 from kbqa.tuning.guard import Answered, Forgetting, Standing, write_evaluation  # noqa: E402
 from kbqa.tuning.promote import promote  # noqa: E402
@@ -278,3 +283,65 @@ def test_adapters_of_other_layouts_and_kinds_are_told_apart(tmp_path, checkpoint
     adapters = Adapters(Database(tmp_path / "kbqa.sqlite"))
     with pytest.raises(ConfigError, match="there is no folder"):
         promote(adapters, "x", tmp_path / "无", base("chatglm3"), max_drop=1)
+
+
+def filed(adapters: Adapters, name: str, folder: str, files: list[Path]) -> None:
+    adapters.promote(name, files, folder, method="lora", base="b", source="s", default=False)
+
+
+def test_an_adapter_may_be_promoted_while_it_is_being_promoted(tmp_path, monkeypatch):
+    adapters = Adapters(Database(tmp_path / "home" / "kbqa.sqlite"))
+    files = [tmp_path / "甲", tmp_path / "乙"]
+    for path in files:
+        path.write_text(path.name)
+    copy = shutil.copyfile
+
+    def meanwhile(source, target):
+        monkeypatch.setattr(shutil, "copyfile", copy)
+        filed(adapters, "法规", "1", files)
+        filed(adapters, "价格", "2", files)
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", meanwhile)
+    filed(adapters, "法规", "1", files)
+    assert {name: sorted(it.name for it in folder.iterdir()) for name, folder in adapters.served().folders.items()} == {
+        "法规": ["乙", "甲"],
+        "价格": ["乙", "甲"],
+    }
+    assert len(list(adapters.home.iterdir())) == 2
+
+
+def test_what_is_served_stays_when_another_cannot_take_its_place(tmp_path):
+    class Full(Database):
+        @contextmanager
+        def writing(self):
+            with super().writing() as connection:
+                yield connection
+                raise sqlite3.OperationalError("database or disk is full")
+
+    path = tmp_path / "home" / "kbqa.sqlite"
+    (tmp_path / "甲").write_text("甲")
+    filed(Adapters(Database(path)), "法规", "1", [tmp_path / "甲"])
+    with pytest.raises(RegistryError, match="disk is full"):
+        filed(Adapters(Full(path)), "法规", "2", [tmp_path / "甲"])
+    with pytest.raises(RegistryError, match=r"丙 cannot be copied: No such file"):
+        filed(Adapters(Database(path)), "法规", "3", [tmp_path / "甲", tmp_path / "丙"])
+    adapters = Adapters(Database(path))
+    assert [(it / "甲").read_text() for it in adapters.served().folders.values()] == ["甲"]
+
+    left = adapters.home / ".0.partial"  # by who was killed
+    left.mkdir()
+    os.utime(left, (time.time() - 1e6,) * 2)
+    filed(adapters, "价格", "4", [tmp_path / "甲"])
+    assert sorted(it.name for it in adapters.home.iterdir()) == ["价格-4", "法规-1"]
+
+
+def test_an_adapter_that_is_removed_before_it_is_read_is_looked_for_once_more(tmp_path, checkpoints):
+    gone = Served({"年假": tmp_path / "无"})
+    told = [gone, Served({"年假": checkpoints["年假"]}), gone, Served({})]
+    options = {"dtype": "float32", "device": "cpu", "temperature": 0.0, "max_tokens": 24}
+    request = GenerationRequest((Message("user", QUESTION),), adapter="年假")
+    with closing(ChatGLMGenerator(base("chatglm3"), served=lambda: told.pop(0), **options)) as generator:
+        assert "".join(piece.text for piece in generator.stream(request)) == ANSWERS["年假"]
+        with pytest.raises(ModelError, match="there is no adapter '年假'"):
+            list(generator.stream(request))

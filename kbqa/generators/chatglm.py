@@ -197,20 +197,31 @@ class ChatGLMGenerator:
     def _tuned(self, model: ChatGLM, asked: str | None) -> tuple[Tensor | None, Lora | None]:
         """What is beside the model for a request: what it asks for, else config.yaml's adapter, else the promoted one
         that is the default, else config.yaml's prefix. BeyondModel when there is none of that name."""
-        served = self._served()
-        name = asked or self._adapter or served.default
         with self._adapting:
-            for gone in self._promoted.keys() - served.folders.keys():
-                del self._promoted[gone]
-                model.unload(gone)
-            if name is not None and name not in self._adapters:
-                if name not in served.folders:
-                    known = ", ".join(self.adapters()) or "none"
-                    raise BeyondModel(f"there is no adapter {name!r} (there are: {known})")
-                if self._promoted.get(name) != served.folders[name]:
-                    model.load_adapter(name, served.folders[name])
-                    self._promoted[name] = served.folders[name]
-            return model.prefix(name), model.lora(name)
+            served = self._served()
+            while True:
+                try:
+                    return self._beside(model, asked, served)
+                except BeyondModel:
+                    raise
+                except ModelError:
+                    before, served = served, self._served()
+                    if served == before:
+                        raise  # else it was removed before it was read, since another one is promoted, or none
+
+    def _beside(self, model: ChatGLM, asked: str | None, served: Served) -> tuple[Tensor | None, Lora | None]:
+        name = asked or self._adapter or served.default
+        for gone in self._promoted.keys() - served.folders.keys():
+            del self._promoted[gone]
+            model.unload(gone)
+        if name is not None and name not in self._adapters:
+            if name not in served.folders:
+                known = ", ".join(dict.fromkeys((*self._adapters, *served.folders))) or "none"
+                raise BeyondModel(f"there is no adapter {name!r} (there are: {known})")
+            if self._promoted.get(name) != served.folders[name]:
+                model.load_adapter(name, served.folders[name])
+                self._promoted[name] = served.folders[name]
+        return model.prefix(name), model.lora(name)
 
     def _ready(self) -> tuple[ChatGLM, Engine]:
         """The model and its engine; whoever comes first loads them, the others wait."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
-from kbqa.errors import ConfigError
+from kbqa.errors import ConfigError, RegistryError
 from kbqa.registry.database import Database
 
 __all__ = ["FOLDER", "Adapter", "Adapters", "Served"]
@@ -23,6 +24,8 @@ __all__ = ["FOLDER", "Adapter", "Adapters", "Served"]
 FOLDER = ".adapters"  # in vectorstore; no base can be called so
 _NAME = re.compile(r"\w[\w.-]*", re.UNICODE)
 LONGEST_NAME = 80
+PARTIAL = ".partial"  # ends the names of folders that are being copied, or removed
+FORGOTTEN = 86400.0  # seconds after which nobody works on such a one any more
 _COLUMNS = "name, folder, method, base, source, is_default, promoted_at"
 
 
@@ -74,13 +77,11 @@ class Adapters:
         """
         adapter = Adapter(_checked(name), f"{name}-{folder}", method, base, source, default, time.time())
         target = self.home / adapter.folder
-        if not target.is_dir():
-            _copy(files, target)
-        with self._database.writing() as connection:
+        with _copied(files, self.home) as copy, self._database.writing() as connection:
+            if not target.is_dir():
+                copy.rename(target)
             if default:
                 connection.execute("UPDATE adapters SET is_default = 0")
-            if not target.is_dir():  # tidied away by another process, which did not know yet what it is for
-                _copy(files, target)
             connection.execute("DELETE FROM adapters WHERE name = ?", (name,))
             connection.execute(
                 f"INSERT INTO adapters ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -90,7 +91,7 @@ class Adapters:
                     time.time(),
                 ),
             )
-            _tidy(self.home, connection)
+        self._tidy()
         return adapter
 
     def demote(self, name: str) -> Adapter:
@@ -101,8 +102,24 @@ class Adapters:
                 known = ", ".join(it for (it,) in connection.execute("SELECT name FROM adapters ORDER BY name"))
                 raise ConfigError(f"no adapter {name} is promoted (there are: {known or 'none yet'})")
             connection.execute("DELETE FROM adapters WHERE name = ?", (name,))
-            _tidy(self.home, connection)
+        self._tidy()
         return _adapter(row)
+
+    def _tidy(self) -> None:
+        """Folders that no row names go; whoever has loaded one goes on with what is in his memory.
+
+        In a transaction of its own: what another process is about to name stays, and what one that failed had named.
+        """
+        with suppress(RegistryError), self._database.writing() as connection:
+            named = {folder for (folder,) in connection.execute("SELECT folder FROM adapters")}
+            for path in self.home.iterdir() if self.home.is_dir() else ():
+                if path.name.endswith(PARTIAL):
+                    if time.time() - path.stat().st_mtime > FORGOTTEN:
+                        shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in named:
+                    gone = path.with_name(f".{uuid4().hex}{PARTIAL}")  # half removed, it has not its name any more
+                    path.rename(gone)
+                    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _adapter(row: tuple[str, str, str, str, str, int, float]) -> Adapter:
@@ -119,22 +136,17 @@ def _checked(name: str) -> str:
     return name
 
 
-def _copy(files: Sequence[Path], target: Path) -> None:
-    """There when all of it is."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+@contextmanager
+def _copied(files: Sequence[Path], home: Path) -> Iterator[Path]:
+    """A folder in `home` with copies of the files, to be renamed; what is left of it goes. Nobody else writes there."""
+    partial = home / f".{uuid4().hex}{PARTIAL}"
     try:
-        for path in files:
-            shutil.copyfile(path, partial / path.name)
-        partial.rename(target)
+        try:
+            partial.mkdir(parents=True)
+            for path in files:
+                shutil.copyfile(path, partial / path.name)
+        except OSError as error:
+            raise RegistryError(f"{error.filename or partial} cannot be copied: {error.strerror}") from error
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _tidy(home: Path, connection: sqlite3.Connection) -> None:
-    """Folders that no row names go; whoever has loaded one goes on with what is in his memory."""
-    named = {folder for (folder,) in connection.execute("SELECT folder FROM adapters")}
-    for path in home.iterdir() if home.is_dir() else ():
-        if path.name not in named and not path.name.endswith(".partial"):
-            shutil.rmtree(path, ignore_errors=True)
