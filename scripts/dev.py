@@ -2,7 +2,7 @@
 
 python scripts/dev.py setup     everything for developing, into .venv
 python scripts/dev.py run       take in knowledge/samples and answer three questions
-python scripts/dev.py test      the tests; further arguments go to pytest
+python scripts/dev.py test      the tests, side by side; with further arguments, which go to pytest, one by one
 python scripts/dev.py check     formatting, lint and types
 python scripts/dev.py bench     the benchmarks that the README quotes
 """
@@ -70,7 +70,12 @@ def do_run(further: list[str]) -> int:
 def do_test(further: list[str]) -> int:
     install(DEV_EXTRAS)
     install_browser()
-    return run([PYTHON, "-m", "pytest", *further], check=False)
+    return run([PYTHON, "-m", "pytest", *(further or side_by_side())], check=False)
+
+
+def side_by_side() -> list[str]:
+    """Whole files in several processes: tests of one file share servers, models and a browser."""
+    return ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
 
 
 def do_check(further: list[str]) -> int:
