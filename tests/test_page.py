@@ -670,6 +670,9 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(built, visit):
             prompt.get_by_label("API 密钥").fill("kbqa_wrong")
             prompt.get_by_role("button", name="进入").click()
             expect(prompt).to_contain_text("密钥不对、已过期或已撤销")
+            prompt.get_by_label("API 密钥").fill("ｋｂｑａ＿密钥")  # which no header can hold
+            prompt.get_by_role("button", name="进入").click()
+            expect(prompt).to_contain_text("密钥不对")
             prompt.get_by_label("API 密钥").fill(key.secret)
             prompt.get_by_role("button", name="进入").click()
             expect(page.get_by_role("heading", name="向文档提问")).to_be_visible()

@@ -4,6 +4,7 @@ import { el } from "./dom.js";
 import { known, t } from "./words.js";
 
 const KEY = "kbqa-key";
+const SENDABLE = /^[!-~]+$/; // what a header may hold; a key typed with an input method on may hold more
 const root = new URL(".", location.href); // below which the service lies, also behind a proxy
 
 let askForKey = null;
@@ -36,10 +37,16 @@ export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 export const forgetKey = () => sessionStorage.clear(); // and what was asked with it
 
 async function newKey() {
-  asking ??= askForKey(hasKey()).finally(() => { asking = null; });
+  asking ??= typedKey().finally(() => { asking = null; });
   const key = await asking;
   if (key !== null) sessionStorage.setItem(KEY, key);
   return key !== null;
+}
+
+async function typedKey() {
+  let key = await askForKey(hasKey());
+  while (key !== null && !SENDABLE.test(key)) key = await askForKey(true);
+  return key;
 }
 
 function headers(more = {}) {
