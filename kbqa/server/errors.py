@@ -193,6 +193,9 @@ def _invalid(error: RequestValidationError) -> Problem:
         if fault["type"] == "json_invalid":
             why = fault.get("ctx", {}).get("error", "")
             return Problem(400, "InvalidRequest", f"the body is not valid JSON: {why}")
+        if fault["type"] == "model_attributes_type" and fault["loc"] == ("body",):
+            message = "the body must be a JSON object, sent with the header Content-Type: application/json"
+            return Problem(422, "InvalidRequest", message)
         where = ".".join(str(part) for part in fault["loc"] if part != "body")[:LONGEST] or "the body"
         first.append(f"{where}: {fault['msg']}")
     shown = "; ".join(first[:5]) + (f"; and {len(first) - 5} more" if len(first) > 5 else "")

@@ -82,6 +82,8 @@ class Route(APIRoute):
 async def _check_values(request: Request) -> None:
     try:
         whole = await request.json()  # once: the request keeps it
+    except UnicodeDecodeError:  # as a Chinese Windows makes it on its command line
+        raise BadRequest("the body is not UTF-8, as JSON must be; send it from a file that was saved so") from None
     except (ValueError, RecursionError):  # which FastAPI tells of
         return
     left = MOST_VALUES
