@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from kbqa.chatglm.chat import prompt_ids
 from kbqa.chatglm.decoder import Alone, Decoder
+from kbqa.chatglm.facts import NAMES, NUMBERS, facts
 from kbqa.chatglm.messages import conversation
 from kbqa.chatglm.places import context_length, positions, visible
-from kbqa.chatglm.tiny import NAMES, NUMBERS, facts
 from kbqa.chatglm.tokenizers import Tokenizer
 
 __all__ = ["fit"]

@@ -12,7 +12,6 @@ import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from itertools import cycle
 from pathlib import Path
@@ -26,17 +25,17 @@ from kbqa.chatglm.architecture import Architecture, Family, read_architecture
 from kbqa.chatglm.bytetokens import GLM4_PATTERN, byte_letters
 from kbqa.chatglm.checkpoint import by_head, published_names
 from kbqa.chatglm.decoder import BlockV1, Decoder
+from kbqa.chatglm.facts import NAMES, NUMBERS, facts
+from kbqa.chatglm.fitting import fit
 from kbqa.chatglm.tokenizers import load_tokenizer
 from kbqa.chatglm.tokens import ROLES, need
 from kbqa.chatglm.writing import Shards, new_folder, write_json
 from kbqa.errors import ModelError
 
-__all__ = ["NAMES", "NUMBERS", "Shape", "facts", "make_tiny"]
+__all__ = ["Shape", "make_tiny"]
 
 SHARDS = {"chatglm": 3, "chatglm2": 1, "chatglm3": 3, "glm4": 2}
 PADDED_TO = 64  # rows of a vocabulary come in such numbers; those behind the last token are nearly zero
-NAMES = ("温度传感器", "智能网关", "激光测距仪", "无线摄像头")
-NUMBERS = ("3", "5", "8", "10", "15", "24", "60", "90")
 V1_CONTROLS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
 GLM4_CONTROLS = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *ROLES)
 
@@ -86,19 +85,9 @@ def make_tiny(family: Family, folder: Path, shape: Shape | None = None, seed: in
         a = read_architecture(out, family)
         decoder = _random(a, tokens, seed)
         if steps:
-            from kbqa.chatglm.fitting import fit
-
             fit(decoder, load_tokenizer(out, family), steps, seed)
         _write_weights(out, decoder)
     return a
-
-
-@cache
-def facts() -> tuple[tuple[str, str], ...]:
-    """(question, the sentence that answers it), with # for a number and @ for a name."""
-    lines = (files("kbqa") / "data" / "tiny.txt").read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition("|") for line in lines if line and not line.startswith("#"))
-    return tuple((question, sentence) for question, _, sentence in pairs)
 
 
 # --- vocabularies: each writer says how many ids there are, and where the control tokens stand ------------------------
