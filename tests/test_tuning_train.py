@@ -317,7 +317,8 @@ def test_a_disk_that_is_full_while_saving_leaves_the_checkpoint_before_whole(tmp
             if seen.train and seen.train[-1][0] == 7:
                 disk.enter_context(no_file_grows(4096))
 
-        with pytest.raises(TuningError, match=r"checkpoint-8 could not be written .*; checkpoint-4 is whole: --resume"):
+        told = r"checkpoint-8 could not be written \(.*\); is its disk full\? checkpoint-4 is whole: --resume"
+        with pytest.raises(TuningError, match=told):
             train(settings(run), on_event=filled)
     assert [path.name for path in run.glob("*checkpoint*")] == ["checkpoint-4"]
     assert not (run / ".saving").exists()

@@ -121,7 +121,8 @@ class Tuner(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:  # torch has no class of its own for a full disk
             whole = newest(self.run)
             kept = f"{whole.name} is whole: --resume goes on from there" if whole else "there is none before it"
-            raise TuningError(f"{folder} could not be written ({one_line(error)[:200]}); {kept}") from error
+            full = "" if isinstance(error, OSError) else "is its disk full? "  # the others do not say so
+            raise TuningError(f"{folder} could not be written ({one_line(error)[:200]}); {full}{kept}") from error
         finally:
             self._folder = self.run
         self._forget_old()
