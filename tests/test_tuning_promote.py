@@ -218,6 +218,7 @@ def test_a_checkpoint_without_a_passport_is_promoted_with_a_note(home, tmp_path)
     (checkpoint / "passport.json").unlink()
     code, output = run(home, "promote", "旧", checkpoint)
     assert (code, "it has no passport.json" in output) == (0, True)
+    assert "chatglm:旧\tlora\tunknown\t" in run(home, "promoted")[1]
 
 
 def test_another_template_and_bare_prompts_are_told(home, tmp_path):

@@ -257,7 +257,10 @@ def promoted(session: Session) -> None:
     elif not found:
         say("there are none; `kbqa tune promote NAME CHECKPOINT` serves one")
     else:
-        rows = [(f"chatglm:{it.name}", it.method, it.base, _moment(it), "yes" if it.default else "") for it in found]
+        rows = [
+            (f"chatglm:{it.name}", it.method, it.base or "unknown", _moment(it), "yes" if it.default else "")
+            for it in found
+        ]
         table(("model", "method", "tuned on", "promoted", "default"), rows, header=True)
 
 
@@ -279,7 +282,7 @@ def _adapter_fields(adapter: Adapter) -> dict[str, Any]:
         "name": adapter.name,
         "model": f"chatglm:{adapter.name}",
         "method": adapter.method,
-        "base": adapter.base,
+        "base": adapter.base or None,
         "source": adapter.source,
         "default": adapter.default,
         "promoted_at": _moment(adapter),

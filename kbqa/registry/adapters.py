@@ -31,7 +31,10 @@ _COLUMNS = "name, folder, method, base, source, is_default, promoted_at"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """`folder` is the name of its folder below FOLDER; `base` and `source` say what it was tuned on, and where."""
+    """`folder` is the name of its folder below FOLDER; `base` and `source` say what it was tuned on, and where.
+
+    `base` is "" where nothing tells.
+    """
 
     name: str
     folder: str

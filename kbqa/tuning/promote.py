@@ -66,7 +66,7 @@ def promote(
         files,
         weights_digest(checkpoint)[:DIGITS],
         method="lora" if is_lora(checkpoint) else "p-tuning",
-        base=passport.base if passport else base.name,
+        base=passport.base if passport else "",
         source=str(checkpoint.resolve()),
         default=default,
     )
