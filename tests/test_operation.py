@@ -233,6 +233,20 @@ def test_several_processes_are_replaced_one_after_the_other_and_end_together_wit
     assert [it.end() for it in asking] == ["done"] * 3
 
 
+def test_a_process_that_cannot_start_says_why_in_one_line(tmp_path):
+    (tmp_path / "config.yaml").write_text("retrieval: [坏", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", "from kbqa.server.serve import application; application()"],
+        env={**os.environ, "KBQA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "config.yaml is not valid YAML" in json.loads(line)["message"]
+
+
 class Asking:
     """A stream in a thread of its own, from its first word on."""
 

@@ -16,11 +16,11 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from kbqa.config import Config, Home, find_home, load_config
-from kbqa.errors import ConfigError
+from kbqa.errors import ConfigError, KbqaError
 from kbqa.registry import FILE, Database, KeyRing
 from kbqa.server.auth import is_loopback
 from kbqa.server.connection import PatientProtocol
-from kbqa.server.logs import log_to_stderr
+from kbqa.server.logs import log, log_to_stderr
 from kbqa.server.metrics import SHARED
 
 if TYPE_CHECKING:
@@ -58,8 +58,12 @@ def application() -> FastAPI:
     """The application of one of several processes, which finds all it needs in the environment."""
     log_to_stderr()
     threading.Thread(target=_end_with_parent, name="kbqa-parent", daemon=True).start()
-    home = find_home()
-    return _application(home, load_config(home))
+    try:
+        home = find_home()
+        return _application(home, load_config(home))
+    except KbqaError as error:  # config.yaml may be another one than that of the processes before
+        log.error(f"a process cannot start: {error}")
+        raise SystemExit(1) from None
 
 
 def _end_with_parent() -> None:
