@@ -247,6 +247,15 @@ def test_a_process_that_cannot_start_says_why_in_one_line(tmp_path):
     assert "config.yaml is not valid YAML" in json.loads(line)["message"]
 
 
+def test_what_the_model_warns_of_is_a_line_of_json_as_all_else():
+    warn = (
+        "import logging; from kbqa.server.logs import log, log_to_stderr; log_to_stderr(); "
+        "logging.getLogger('kbqa.chatglm').warning('没有护照'); log.info('在')"
+    )
+    done = subprocess.run([sys.executable, "-c", warn], capture_output=True, encoding="utf-8", timeout=60, check=True)
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["没有护照", "在"]
+
+
 class Asking:
     """A stream in a thread of its own, from its first word on."""
 

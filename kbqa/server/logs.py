@@ -68,6 +68,7 @@ def log_to_stderr() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    logging.getLogger("kbqa").handlers = [handler]  # for what the other layers warn of
 
 
 class _JsonLines(logging.Formatter):
