@@ -422,6 +422,18 @@ def test_every_setting_is_an_option_of_the_command():
     assert list(OPTIONS) == [it.name for it in fields(Settings)]
 
 
+def test_the_best_checkpoint_is_one_that_was_saved(tmp_path):
+    run, seen = tmp_path / "run", Losses()
+    dev = [Row(row.prompt, "别的回答") for row in ROWS[:8]]  # the more is learnt, the less these are expected
+    more = {"learning_rate": 0.5, "max_steps": 10, "save_steps": 3, "eval_steps": 1, "save_total_limit": 1}
+    outcome = train(settings(run, dev=dev, **more), on_event=seen)
+    losses = dict(seen.dev)
+    saved = {step: losses[step] for step in (3, 6, 9, 10)}
+    assert min(losses.values()) < min(saved.values())
+    assert outcome.best == run / f"checkpoint-{min(saved, key=saved.__getitem__)}"
+    assert read_passport(outcome.best).dev_loss == pytest.approx(min(saved.values()))
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

@@ -276,12 +276,16 @@ def _why(what: str, settings: Settings, dtype: str, whole: Path | None) -> str:
 
 
 def _outcome(run: Path, state: Any, settings: Settings, seconds: float) -> Outcome:
+    from kbqa.tuning.trainer import best_step
+
+    best = best_step(state.log_history, [step for step, _ in checkpoints(run)])
+
     def last(name: str) -> float | None:
         return next((it[name] for it in reversed(state.log_history) if name in it), None)
 
     return Outcome(
         last=run / f"checkpoint-{state.global_step}",
-        best=run / f"checkpoint-{state.best_global_step}" if state.best_global_step else None,
+        best=None if best is None else run / f"checkpoint-{best}",
         step=state.global_step,
         loss=last("loss"),
         dev_loss=last("eval_loss"),

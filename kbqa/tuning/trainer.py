@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,7 @@ from kbqa.tuning.preprocess import Example
 from kbqa.tuning.saving import checkpoints, newest, remove, written_whole
 from kbqa.tuning.settings import Settings
 
-__all__ = ["Following", "NotANumber", "Stopping", "Tuner", "Tuning", "arguments"]
+__all__ = ["Following", "NotANumber", "Stopping", "Tuner", "Tuning", "arguments", "best_step"]
 
 PICTURE_SECONDS = 10  # between two pictures of one run
 Tuning = PrefixTuning | LoraTuning
@@ -135,18 +135,30 @@ class Tuner(Trainer):
             raise NotANumber(f"{wrong[0]} holds what is no number after step {self.state.global_step}")
         self.tuning.save(folder, self.base)
         if self.passport:
-            losses = [it["eval_loss"] for it in self.state.log_history if "eval_loss" in it]
-            step, dev_loss = self.state.global_step, losses[-1] if losses else None
+            step = self.state.global_step
+            dev_loss = _dev_losses(self.state.log_history).get(step)
             write_passport(folder, replace(self.passport, step=step, dev_loss=dev_loss))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.tuning.load(Path(resume_from_checkpoint))
 
     def _forget_old(self) -> None:
-        kept = checkpoints(self.run)[-self.limit :] if self.limit else checkpoints(self.run)
-        for step, folder in checkpoints(self.run):
-            if (step, folder) not in kept and step != self.state.best_global_step:
+        found = checkpoints(self.run)
+        best = best_step(self.state.log_history, [step for step, _ in found])
+        for step, folder in found[: -self.limit] if self.limit else ():
+            if step != best:
                 remove(folder)
+
+
+def best_step(history: Iterable[Mapping[str, Any]], saved: Collection[int]) -> int | None:
+    """At which of the saved ones the loss on the dev rows was the smallest: it is measured at other steps too."""
+    losses = {step: loss for step, loss in _dev_losses(history).items() if step in saved}
+    return min(losses, key=losses.__getitem__, default=None)
+
+
+def _dev_losses(history: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """By step."""
+    return {it["step"]: it["eval_loss"] for it in history if "eval_loss" in it}
 
 
 class NotANumber(TuningError):
