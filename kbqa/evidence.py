@@ -4,7 +4,7 @@ Two ask for it: the extractive generator quotes the best ones, the confidence sa
 sentence is weighed by the question's words, each by how telling it is in the base (`weights`, idf): those that stand in
 the sentence itself, those that only its headings or table header hold, and those that the neighbouring sentences hold,
 on which it may lean (「其长1.2米」). Then there is what could fill the question's gap, and whatever the question pins
-down by number.
+down by number. A row for a range of numbers (满5年不满15年) is the one for those in it, and for no other.
 
 Knows nothing about indexes, models or thresholds.
 """
@@ -18,8 +18,9 @@ from functools import lru_cache
 
 from kbqa.analyzer import Passage, fold, latin, question_terms
 from kbqa.questions import gap_fillers, identifiers, share_held
+from kbqa.ranges import Asked, Range, asked_amounts, ranges
 from kbqa.sentences import header_of, sentence_spans
-from kbqa.types import Chunk, Hit
+from kbqa.types import CELL_SEPARATOR, Chunk, Hit
 
 __all__ = ["Candidate", "gather", "together"]
 
@@ -42,6 +43,9 @@ WEIGHTS = {
 }
 
 
+RANGED = 6.0  # what it counts that a row's range holds the question's number, or does not; by judgement, not fitted
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A sentence or table row of a hit. All shares are in [0, 1], those of words weighed by idf."""
@@ -61,15 +65,17 @@ class Candidate:
     pinned: float  # share of the question's numbers and model names that it or its context holds
     hit_score: float  # of its hit, the best hit having 1
     whole: float  # 1 for a table row, and for what ends like a sentence: other things are often running heads
+    ranged: float = 0.0  # 1 for the row whose range holds the question's number best, -1 where it does not hold it
 
     @property
     def score(self) -> float:
         """Higher is better; only differences between candidates of one question mean something."""
-        return sum(weight * float(getattr(self, name)) for name, weight in WEIGHTS.items())
+        return sum(weight * float(getattr(self, name)) for name, weight in WEIGHTS.items()) + RANGED * self.ranged
 
 
 def gather(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> list[Candidate]:
-    """All candidates in the order of the hits; those that share no word with the question are left out.
+    """All candidates in the order of the hits; those that share no word with the question are left out, and the headers
+    of tables, which say nothing without a row.
 
     `weights`: the question's words and their idf; without them all weigh the same.
     """
@@ -120,6 +126,7 @@ class _Asked:
     latin: Sequence[str]
     gaps: Sequence[re.Pattern[str]]
     pinned: set[str]
+    amounts: Sequence[Asked]
 
     def shares(self, passage: Passage) -> list[float]:
         return [passage.share(word) for word in self.words]
@@ -135,6 +142,10 @@ class _Asked:
     def pieces(self, passage: Passage) -> float:
         found = sum(pair in passage.text for pair in self.pairs) + sum(passage.share(word) > 0 for word in self.latin)
         return found / max(1, len(self.pairs) + len(self.latin))
+
+    def counts(self, word: str) -> bool:
+        """Whether the word is an amount of the question, or a part of one."""
+        return any(word in amount.text for amount in self.amounts)
 
     def fills(self, folded: str) -> bool:
         """Whether something could fill the gap that the question does not say itself."""
@@ -155,6 +166,7 @@ def _asked(question: str, weights: tuple[tuple[str, float], ...]) -> _Asked:
         latin(terms.words),
         gap_fillers(question),
         identifiers(question),
+        asked_amounts(question),
     )
 
 
@@ -169,15 +181,22 @@ def _candidates(asked: _Asked, rank: int, chunk: Chunk, hit_score: float) -> Ite
     shares = [asked.shares(passage) for passage in passages]
     nothing = [0.0] * len(asked.words)
     above = asked.shares(Passage(chunk.context))
+    headers = [header_of(chunk.text, start, chunk.preface) for start, _ in spans]
+    fits = _fits(
+        asked.amounts, [chunk.text[start:end] if it else "" for (start, end), it in zip(spans, headers, strict=True)]
+    )
+    for at, fit in enumerate(fits):
+        if fit > 0:  # the row speaks of the number, without saying it
+            shares[at] = [1.0 if asked.counts(word) else it for word, it in zip(asked.words, shares[at], strict=True)]
     anywhere = [max(column) for column in zip(above, *shares, strict=True)]
     for at, (start, end) in enumerate(spans):
-        text, own = chunk.text[start:end], shares[at]
-        header = header_of(chunk.text, start, chunk.preface)
+        text, own, header = chunk.text[start:end], shares[at], headers[at]
         around = _larger(above, asked.shares(Passage(header))) if header else above
         before = shares[at - 1] if at else nothing
         after = shares[at + 1] if at + 1 < len(shares) else nothing
         here = _larger(own, around)
-        if not any(here):
+        names_columns = not header and CELL_SEPARATOR in text and at + 1 < len(spans) and headers[at + 1]
+        if names_columns or not any(here):
             continue
         leaning = _larger(here, before)
         yield Candidate(
@@ -196,7 +215,29 @@ def _candidates(asked: _Asked, rank: int, chunk: Chunk, hit_score: float) -> Ite
             pinned=share_held(asked.pinned, f"{text}\n{header}\n{chunk.context}"),
             hit_score=hit_score,
             whole=float(bool(header or _WHOLE.search(text))),
+            ranged=fits[at],
         )
+
+
+def _fits(amounts: Sequence[Asked], rows: Sequence[str]) -> list[float]:
+    """Of each row of a table: 1 when it is the one for the question's amounts, -1 when it is for others, else 0."""
+    found = [0.0] * len(rows)
+    for amount in amounts:
+        told = {at: its for at, row in enumerate(rows) if (its := _range_of(row, amount.unit))}
+        for at, its in told.items():
+            if not its.holds(amount.number):
+                found[at] = -1.0
+        holding = [at for at, its in told.items() if found[at] == 0 and its.holds(amount.number)]
+        if holding:  # 满10年 holds 15 years as 满1年 does, and better
+            best = max(told[at].tightness for at in holding)
+            for at in holding:
+                found[at] = float(told[at].tightness == best)
+    return found
+
+
+def _range_of(row: str, unit: str) -> Range | None:
+    """What the row is for, in the first cell that tells."""
+    return next((its for cell in row.split(CELL_SEPARATOR) if (its := ranges(cell).get(unit))), None)
 
 
 def _larger(one: Sequence[float], other: Sequence[float]) -> list[float]:

@@ -31,6 +31,33 @@ def test_a_row_counts_with_its_header():
     assert found.context > 0
 
 
+LEAVE = "年休假见下表。\n累计工作年限 | 年休假天数\n满1年不满5年 | 7天\n满5年不满15年 | 12天\n满15年 | 18天"
+
+
+@pytest.mark.parametrize(
+    ("question", "row"),
+    [
+        ("满十五年的员工年休假有几天？", "满15年 | 18天"),
+        ("工作14年，年休假有几天？", "满5年不满15年 | 12天"),
+        ("工作满5年的年休假天数是多少？", "满5年不满15年 | 12天"),
+        ("工作了三年，年休假天数是多少？", "满1年不满5年 | 7天"),
+    ],
+)
+def test_the_row_whose_range_holds_the_number_wins(question, row):
+    found = best(question, hit(LEAVE))
+    assert (found.text, found.ranged) == (row, 1.0)
+
+
+def test_of_open_ranges_the_nearest_one_wins():
+    rows = hit("工龄 | 年假天数\n满1年 | 5天\n满10年 | 10天\n满20年 | 15天")
+    assert best("工龄15年，年假天数是多少？", rows).text == "满10年 | 10天"
+    assert best("工龄25年，年假天数是多少？", rows).text == "满20年 | 15天"
+
+
+def test_the_header_of_a_table_is_no_candidate():
+    assert "城市 | 上限" not in [candidate.text for candidate in gather("城市的上限是多少？", {}, [hit(TABLE)])]
+
+
 def test_what_a_title_or_heading_says_counts_for_every_sentence_below_it():
     (first, *_) = gather("年假管理办法规定了几天？", {}, [hit("员工每年享有十天。", title="年假管理办法")])
     assert first.context > 0.5

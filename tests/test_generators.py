@@ -199,6 +199,16 @@ def test_a_table_row_is_told_with_the_column_that_was_asked_for():
     assert extract("华北9月的销售额是多少？", table, sentences=1) == "华北；9月：610.5"
 
 
+def test_a_sentence_that_points_at_a_table_brings_its_rows():
+    table = "工龄 | 天数\n满1年 | 7天\n满5年 | 12天"
+    told = "年休假按工龄计算，见下表。\n工龄：满1年；天数：7天\n工龄：满5年；天数：12天"
+    assert extract("年休假怎么计算？", f"年休假按工龄计算，见下表。\n{table}\n病假另行规定。") == told
+    long = "\n".join(f"满{year}年 | {year}天" for year in range(1, 30))
+    assert (
+        extract("年休假怎么计算？", f"年休假按工龄计算，见下表。\n工龄 | 天数\n{long}") == "年休假按工龄计算，见下表。"
+    )
+
+
 def test_not_more_sentences_are_taken_than_were_asked_for():
     passage = "年假有十天。病假有五天。婚假有三天。产假有九十八天。"
     question = "年假、病假、婚假、产假各有几天？"

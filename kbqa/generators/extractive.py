@@ -1,17 +1,18 @@
 """The generator that needs no model: it quotes the sentences and table rows of the hits that answer the question.
 
 Which ones do is the business of `evidence`. A table row is told by its header: 「西南大区；9月：560.2」 where the
-question names a column, all its cells otherwise.
+question names a column, all its cells otherwise. A sentence that points at a table (见下表) is told with its rows.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from kbqa.analyzer import Passage, question_terms
 from kbqa.evidence import Candidate, gather
-from kbqa.sentences import sentence_spans
-from kbqa.types import CELL_SEPARATOR, REFUSAL, GenerationRequest, Hit, Piece
+from kbqa.sentences import header_of, sentence_spans
+from kbqa.types import CELL_SEPARATOR, REFUSAL, Chunk, GenerationRequest, Hit, Piece
 
 __all__ = ["ExtractiveGenerator", "pick"]
 
@@ -21,6 +22,12 @@ __all__ = ["ExtractiveGenerator", "pick"]
 NEAR = 3.0
 ENOUGH = 84  # characters
 LIST = 100  # characters of a sentence with semicolons that is quoted whole
+ROWS = 8  # of a table that a sentence points at, ...
+TABLE = 320  # ... and characters: a longer one is not told
+
+_POINTS = re.compile(
+    r"下表|表如下|(?:标准|规定|明细|对应关系)如下[:：。]?$|\b(?:following|below) table|table below", re.IGNORECASE
+)
 
 
 class ExtractiveGenerator:
@@ -45,8 +52,26 @@ def choose(question: str, hits: Sequence[Hit], weights: Mapping[str, float], mos
     """The sentences that answer, best first."""
     words = question_terms(question).words
     picked = pick([(candidate.score, candidate) for candidate in gather(question, weights, hits)], most)
-    told = (_told(it.text, it.header, words) if it.header else _whole(it, hits[it.rank].chunk.text) for it in picked)
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(text for it in picked for text in _all_of(it, hits[it.rank].chunk, words)))
+
+
+def _all_of(candidate: Candidate, chunk: Chunk, words: Sequence[str]) -> list[str]:
+    """What is told of a candidate, a text a line."""
+    if candidate.header:
+        return [_told(candidate.text, candidate.header, words)]
+    table = _table_behind(candidate, chunk) if _POINTS.search(candidate.text) else []
+    return [_whole(candidate, chunk.text), *(_told(row, header, words) for row, header in table)]
+
+
+def _table_behind(candidate: Candidate, chunk: Chunk) -> list[tuple[str, str]]:
+    """(row, header) of the first table of the passage behind the candidate; none where it is long."""
+    rows: list[tuple[str, str]] = []
+    for start, end in sentence_spans(chunk.text)[candidate.ordinal + 1 :]:
+        if header := header_of(chunk.text, start, chunk.preface):
+            rows.append((chunk.text[start:end], header))
+        elif rows:
+            break
+    return rows if len(rows) <= ROWS and sum(len(row) for row, _ in rows) <= TABLE else []
 
 
 def _whole(candidate: Candidate, text: str) -> str:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from kbqa.numberwords import DIGITS, MYRIADS, VALUES, value
+
 __all__ = ["spellings"]
 
-_DIGITS = "零一二三四五六七八九"
-_VALUES = {digit: value for value, digit in enumerate(_DIGITS)} | {"〇": 0, "两": 2}
-_TENS = {"十": 10, "百": 100, "千": 1000}
-_MYRIADS = {"万": 10**4, "亿": 10**8}
 _CHINESE = "[零〇一二三四五六七八九十百千万亿两]"
 _UNIT = (
     r"(?:个百分点|个工作日|个月|小时|分钟|公里|千米|公斤|千克|毫米|厘米|毫升|平方米|美元|日元|欧元|世纪"
@@ -47,23 +45,23 @@ def _all(question: str) -> Iterator[tuple[str, list[str]]]:
         if 1 <= int(month) <= 12:
             yield found[0], [f"{year}年{int(month)}月" + (f"{int(day)}日" if day else "")]
     for found in _YEAR.finditer(question):
-        spelled = "".join(_DIGITS[int(digit)] for digit in found[1])
+        spelled = "".join(DIGITS[int(digit)] for digit in found[1])
         yield found[0], [f"{spelled}年", f"{spelled.replace('零', '〇')}年"]
     for found in _SPELLED_YEAR.finditer(question):
-        yield found[0], ["".join(str(_VALUES[digit]) for digit in found[1]) + "年"]
+        yield found[0], ["".join(str(VALUES[digit]) for digit in found[1]) + "年"]
     for found in _PERCENT.finditer(question):
-        fraction = "点" + "".join(_DIGITS[int(digit)] for digit in found[2]) if found[2] else ""
+        fraction = "点" + "".join(DIGITS[int(digit)] for digit in found[2]) if found[2] else ""
         yield found[0], [f"百分之{_spelled(int(found[1]))}{fraction}"]
     for found in _SPELLED_PERCENT.finditer(question):
-        value = _value(found[1])
-        if value is not None:
-            yield found[0], [f"{value}" + ("." + "".join(str(_VALUES[d]) for d in found[2]) if found[2] else "") + "%"]
+        number = value(found[1])
+        if number is not None:
+            yield found[0], [f"{number}" + ("." + "".join(str(VALUES[d]) for d in found[2]) if found[2] else "") + "%"]
     for found in _AMOUNT.finditer(question):
-        yield found[0], list(_amounts(int(found[1]) * _MYRIADS.get(found[2], 1), found[3]))
+        yield found[0], list(_amounts(int(found[1]) * MYRIADS.get(found[2], 1), found[3]))
     for found in _SPELLED_AMOUNT.finditer(question):
-        value = _value(found[1])
-        if value is not None and value > 1:  # 一个, 一天 seldom count anything
-            yield found[0], list(_amounts(value, found[2]))
+        number = value(found[1])
+        if number is not None and number > 1:  # 一个, 一天 seldom count anything
+            yield found[0], list(_amounts(number, found[2]))
 
 
 def _amounts(number: int, unit: str) -> Iterator[str]:
@@ -72,7 +70,7 @@ def _amounts(number: int, unit: str) -> Iterator[str]:
     yield f"{number} {unit}"
     if number >= 1000:
         yield f"{number:,}{unit}"
-    for name, size in _MYRIADS.items():
+    for name, size in MYRIADS.items():
         if number and number % (size // 10) == 0 and number >= size:
             yield f"{number / size:.10g}{name}{unit}"
     spelled = _spelled(number)
@@ -99,25 +97,6 @@ def _below_ten_thousand(number: int) -> str:
     for name, size in (("千", 1000), ("百", 100), ("十", 10), ("", 1)):
         digit = number // size % 10
         if digit:
-            spelled += ("零" if gap and spelled else "") + _DIGITS[digit] + name
+            spelled += ("零" if gap and spelled else "") + DIGITS[digit] + name
         gap = not digit
     return spelled
-
-
-def _value(spelled: str) -> int | None:
-    """105 of 一百零五; None where it is no number, or an estimate: 三四(天), 百."""
-    if len(spelled) > 1 and all(character in _VALUES for character in spelled):
-        return None
-    if spelled[0] in "百千万亿零〇":
-        return None
-    billions = myriads = part = digit = 0
-    for character in spelled:
-        if character in _VALUES:
-            digit = _VALUES[character]
-        elif character in _TENS:
-            part, digit = part + (digit or 1) * _TENS[character], 0
-        elif character == "万":
-            myriads, part, digit = (part + digit) * _MYRIADS["万"], 0, 0
-        else:
-            billions, myriads, part, digit = (myriads + part + digit) * _MYRIADS["亿"], 0, 0, 0
-    return billions + myriads + part + digit

@@ -1,0 +1,55 @@
+import pytest
+
+from kbqa.ranges import asked_amounts, ranges
+
+
+@pytest.mark.parametrize(
+    ("cell", "unit", "inside", "outside"),
+    [
+        ("满5年不满15年", "年", [5, 14.9], [4.9, 15]),
+        ("满15年", "年", [15, 40], [14]),
+        ("不足一年", "年", [0.5], [1]),
+        ("一年以下", "年", [0.5], [1]),
+        ("50万元以上100万元以下", "元", [500_000, 999_999], [499_999, 1_000_000]),
+        ("超过5000元", "元", [5001], [5000]),
+        ("不超过5000元", "元", [5000], [5001]),
+        ("10台（含）以上", "台", [10, 11], [9]),
+        ("三十天以内", "天", [30], [31]),
+        ("３－５台", "台", [3, 5], [2, 6]),
+        ("18岁至60岁", "岁", [18, 60], [17, 61]),
+        ("工龄≥10年", "年", [10], [9]),
+    ],
+)
+def test_a_range_holds_what_it_says(cell, unit, inside, outside):
+    told = ranges(cell)[unit]
+    assert all(told.holds(number) for number in inside)
+    assert not any(told.holds(number) for number in outside)
+
+
+@pytest.mark.parametrize("cell", ["12天", "第3章", "LQ-120", "2024-05-01", "三个月", "北京", "", "满意"])
+def test_a_number_by_itself_is_no_range(cell):
+    assert not ranges(cell)
+
+
+@pytest.mark.parametrize(
+    ("question", "amounts"),
+    [
+        ("满十五年的员工年假有几天？", [(15, "年", "十五年")]),
+        ("采购80万元的设备由谁批准？", [(800_000, "元", "80万元")]),
+        ("２０ 台多少钱？", [(20, "台", "20 台")]),
+        ("买五台以上的单价是多少？", []),
+        ("3到5台多少钱？", []),
+        ("2024年的销售额是多少？", []),
+        ("年假有几天？", []),
+    ],
+)
+def test_what_number_a_question_is_about(question, amounts):
+    assert [(it.number, it.unit, it.text) for it in asked_amounts(question)] == amounts
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 400 + "元以上", "一" * 300 + "年", "满" * 500, "1-" * 400 + "2年", "十百千万亿年以上"]
+)
+def test_whatever_a_cell_holds_is_read(text):
+    ranges(text)
+    asked_amounts(text)
