@@ -86,6 +86,11 @@ def test_a_document_that_is_removed_while_a_search_looks_is_left_out(kb):
     assert [passages.get(i) is None for i in ids] == [False, *[True] * (len(ids) - 1)]
 
 
+@pytest.mark.parametrize("question", ["a", "什么？", "the", "为什么", "多少钱？"])
+def test_a_question_about_nothing_is_not_answered(kb, question):
+    assert kb.search(question).confidence == 0
+
+
 def test_confidence_tells_what_is_told_from_what_is_not(kb):
     told = kb.search("员工每年有几天带薪年假？").confidence
     untold = kb.search("公司食堂的营业时间是几点？").confidence

@@ -403,3 +403,25 @@ def test_a_base_that_is_not_there_is_said_before_anything_is_served(built):
     result = CliRunner().invoke(kbqa, ["--home", str(built), "mcp", "--kb", "nix"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "nix" in result.stderr
+
+
+def test_a_start_that_fails_tells_who_waits_and_is_tried_again(monkeypatch):
+    class Manager:
+        @asynccontextmanager
+        async def run(self):
+            if self is broken:
+                raise RuntimeError("坏了")
+            yield
+
+    broken, whole = Manager(), Manager()
+    managers = [broken, whole]
+    monkeypatch.setattr(mcp_door, "_manager", lambda service: managers.pop(0))
+
+    async def twice():
+        hall = mcp_door.Hall(None)
+        async with hall.kept():
+            with pytest.raises(RuntimeError, match="坏了"):
+                await hall.manager()
+            return await asyncio.wait_for(hall.manager(), 5)
+
+    assert asyncio.run(twice()) is whole

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from kbqa.analyzer import question_terms
+from kbqa.analyzer import question_terms, stop_words
 from kbqa.evidence import Candidate, gather, together
 from kbqa.questions import gap_fillers, identifiers, share_held, task
 from kbqa.types import Hit
@@ -43,6 +43,8 @@ INTERCEPT = -7.62
 
 def confidence(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> float:
     """How likely the first hits answer `question`, in [0, 1]; `weights`: its words' idf in this base."""
+    if stop_words().issuperset(question_terms(question).words):
+        return 0.0  # a, 什么: said of nothing
     asked = task(question)
     match asked.kind:
         case "one":

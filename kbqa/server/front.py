@@ -29,9 +29,8 @@ __all__ = ["Front"]
 
 PATIENCE = 30.0  # seconds for which a client may send nothing of a body that it has announced, and ...
 LEAST_RATE = 4096  # ... bytes of it that buy a second more: slower ones would hold their places for days
-LINGER = (
-    10.0  # seconds for which the rest of a body that is too large is still taken (one who sends does not hear), ...
-)
+# Seconds for which the rest of a body that is too large is still taken, because one who sends does not hear, ...
+LINGER = 10.0
 PAUSE = 1.0  # ... while no more than so many go by without any of it
 STALLED = 60.0  # seconds for which a client may take nothing of its answer, while no more of it fits into the buffers
 CLIENT_GONE = 499  # in logs and figures alone, as nginx has it

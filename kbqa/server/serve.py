@@ -35,7 +35,7 @@ HUNG = 60  # seconds in which one of several processes must start, and answer th
 
 
 def serve(home: Home, config: Config, workers: int, say: Callable[[str], None]) -> None:
-    """Listens as `config.server` says until it is told to stop; `say` hears the address when it answers there.
+    """Listens as `config.server` says until it is told to stop; `say` hears the address once it is taken.
 
     ConfigError when it must not listen there, cannot, or cannot be several.
     """

@@ -69,9 +69,14 @@ class Hall:
 
     async def _run(self, manager: StreamableHTTPSessionManager, opened: asyncio.Future[None]) -> None:
         """In a task of its own, because the SDK wants to be left by the task that entered."""
-        async with manager.run():
-            opened.set_result(None)
-            await self._closing.wait()
+        try:
+            async with manager.run():
+                opened.set_result(None)
+                await self._closing.wait()
+        except Exception as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)  # for who waits; the next one tries again
 
 
 def _manager(service: Service) -> StreamableHTTPSessionManager:
