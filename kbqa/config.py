@@ -150,7 +150,7 @@ class ServerConfig:
 
     host: str = "127.0.0.1"  # another address than this machine's own needs a key (kbqa key add)
     port: int = 8000
-    threads: int = 8  # searches, and answers that are quoted, at once
+    threads: int = 8  # what blocks at once; of searches that only compute, two
     concurrent_requests: int = 512  # answers that a model writes among them; more are told to try again
     max_body_mb: int = 1
     max_upload_mb: int = 200  # of one file

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Part", "Service", "Written"]
 
 DRAWN_AT_ONCE = 2  # pages of PDFs, each by a process of its own
+BUSY = 2  # searches at once where each keeps a processor busy from its beginning to its end
 
 T = TypeVar("T")
 Part = Piece | Sentence | Answer
@@ -81,9 +82,11 @@ class Service:
         audit = self.config.audit_log
         self.audit = AuditLog(installation.home.folder / audit if audit else None, self.config.log_questions)
         self._workers = ThreadPoolExecutor(self.config.threads, "kbqa-work")
+        at_once = self._asked_at_once()
+        self._askers = ThreadPoolExecutor(at_once, "kbqa-ask")
         # Quoting takes a processor and is soon done; a model's answer waits.
         self._quotes = installation.config.generator.kind == "extractive" == self.generator.name
-        self._places = asyncio.Semaphore(self.config.threads if self._quotes else self.config.concurrent_requests)
+        self._places = asyncio.Semaphore(at_once if self._quotes else self.config.concurrent_requests)
         self.drawing = asyncio.Semaphore(DRAWN_AT_ONCE)
         self._stores: dict[str, Store] = {}
         self._ready: dict[str, KnowledgeBase] = {}
@@ -91,9 +94,17 @@ class Service:
         self._closings = 0
         self._lock = threading.Lock()
 
+    def _asked_at_once(self) -> int:
+        """Searches at once. Where they wait for nobody else, eight threads are slower than two, because they pass the
+        interpreter to and fro (scripts/bench_http.py: 110 and 140 searches a second)."""
+        config = self.installation.config
+        waits = config.embedder.kind != "static" or config.retrieval.reranker is not None
+        return self.config.threads if waits else min(self.config.threads, BUSY)
+
     def close(self) -> None:
         self.runner.stop()
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._askers, self._workers):
+            threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             stores, self._stores = self._stores, {}
         for store in stores.values():
@@ -222,7 +233,8 @@ class Service:
     ) -> Retrieval:
         """`fits(store)`: what holds of the passages that are wanted; all, unless given."""
         trace.base = base
-        return await self.run(self._search, trace, base, question, k, fits)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._askers, self._search, trace, base, question, k, fits)
 
     def _search(
         self,
@@ -268,7 +280,7 @@ class Service:
     async def _feed(self, make: Callable[[Cancellation], Iterator[T]]) -> Feed[T]:
         with self.metrics.under_way.labels("waiting").track_inprogress():
             if self._quotes:
-                return await Feed.start(make, self._places, self._workers.submit)
+                return await Feed.start(make, self._places, self._askers.submit)
             return await Feed.start(make, self._places)
 
     def _answer(
