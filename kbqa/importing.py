@@ -9,7 +9,7 @@ from typing import Any
 
 from kbqa.errors import ConfigError
 
-__all__ = ["is_out_of_memory", "make", "one_line"]
+__all__ = ["is_failure", "is_out_of_memory", "make", "one_line"]
 
 
 def make(section: str, import_path: str, options: Mapping[str, Any]) -> Any:
@@ -31,6 +31,11 @@ def make(section: str, import_path: str, options: Mapping[str, Any]) -> Any:
 def one_line(error: Exception) -> str:
     """What a foreign exception says, fit for one of ours; its class where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether the work failed, rather than being broken off: libraries written in Rust do not raise an Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,12 +15,26 @@ import httpx
 import uvicorn
 
 from kbqa.build import Installation
-from kbqa.config import Home, load_config
+from kbqa.config import Config, Home, load_config
 from kbqa.server.app import create_app
 from kbqa.server.connection import PatientProtocol
 from kbqa.server.service import Service
 
 JSON = {"Content-Type": "application/json"}
+
+
+HANDBOOK = "# 员工手册\n\n工作满一年的员工每年享有10天年假。\n"
+CARS = "# 车辆\n\n公车由行政部统一调度，私用须经总经理批准。\n"
+
+
+def take_in(home: Path, **texts: str) -> Path:
+    """`home`, with a base of each name, in which the text is the one document."""
+    for name, text in texts.items():
+        folder = home / "knowledge" / name
+        folder.mkdir(parents=True)
+        (folder / "员工手册.md").write_text(text, encoding="utf-8")
+        Installation(Home(home), Config()).ingest(name)
+    return home
 
 
 class Lines(logging.Handler):

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "kbqa"
 FLOORS = [  # lowest first
     {"errors"},
     {"cancellation"},
-    {"types", "importing", "endpoint"},
+    {"types", "importing", "endpoint", "yamlfile"},
     {"config", "numberwords"},
     {"analyzer", "idle"},
     {"questions", "sentences", "ranges"},

@@ -18,11 +18,10 @@ import pytest
 import yaml
 from chatserver import delta, encoded
 from click.testing import CliRunner
-from serverkit import wait_until
+from serverkit import HANDBOOK, take_in, wait_until
 
-from kbqa.build import Installation
 from kbqa.cli import kbqa
-from kbqa.config import Config, Home, ServerConfig
+from kbqa.config import Home, ServerConfig
 from kbqa.server import runner, stream
 from kbqa.server.metrics import Metrics
 
@@ -193,12 +192,7 @@ class serving:  # noqa: N801
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    folder = home / "knowledge" / "default"
-    folder.mkdir(parents=True)
-    (folder / "员工手册.md").write_text("# 员工手册\n\n工作满一年的员工每年享有10天年假。\n", encoding="utf-8")
-    Installation(Home(home), Config()).ingest("default")
-    return home
+    return take_in(tmp_path_factory.mktemp("home"), default=HANDBOOK)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")

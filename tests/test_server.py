@@ -14,7 +14,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from chatserver import delta, encoded, endless, events, refusal, silence
-from serverkit import JSON, events_of, serving, wait_until
+from serverkit import CARS, JSON, events_of, serving, take_in, wait_until
 
 from kbqa.build import Installation
 from kbqa.chain import KnowledgeBase
@@ -49,12 +49,7 @@ NOWHERE = "公司的注册资本是多少？"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A home with two bases that have been taken in and one folder that has not. Not to be changed."""
-    home = tmp_path_factory.mktemp("home")
-    for name, text in (("default", HANDBOOK), ("制度", "# 车辆\n\n公车由行政部统一调度，私用须经总经理批准。\n")):
-        folder = home / "knowledge" / name
-        folder.mkdir(parents=True)
-        (folder / "员工手册.md").write_text(text, encoding="utf-8")
-        Installation(Home(home), Config()).ingest(name)
+    home = take_in(tmp_path_factory.mktemp("home"), default=HANDBOOK, 制度=CARS)
     (home / "knowledge" / "waiting").mkdir()
     return home
 

@@ -10,11 +10,9 @@ from collections import Counter
 import pytest
 from chatserver import answer, refusal
 from prometheus_client.parser import text_string_to_metric_families
-from serverkit import serving, wait_until
+from serverkit import HANDBOOK, serving, take_in, wait_until
 
-from kbqa.build import Installation
 from kbqa.cancellation import Cancellation
-from kbqa.config import Config, Home
 from kbqa.errors import RegistryError
 from kbqa.generators.turns import Turns
 from kbqa.server import stream
@@ -27,12 +25,7 @@ ASK = "/api/v1/kb/{kb}/ask"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    folder = home / "knowledge" / "default"
-    folder.mkdir(parents=True)
-    (folder / "员工手册.md").write_text("# 员工手册\n\n工作满一年的员工每年享有10天年假。\n", encoding="utf-8")
-    Installation(Home(home), Config()).ingest("default")
-    return home
+    return take_in(tmp_path_factory.mktemp("home"), default=HANDBOOK)
 
 
 @pytest.fixture

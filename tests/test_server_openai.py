@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from chatserver import USAGE, delta, endless, events, refusal
-from serverkit import serving, wait_until
+from serverkit import CARS, serving, take_in, wait_until
 
 openai = pytest.importorskip("openai", reason="kbqa[test] is not installed")
 
@@ -68,12 +68,7 @@ def said(*texts, **end):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A home with two bases. Not to be changed."""
-    home = tmp_path_factory.mktemp("home")
-    for name, text in (("default", HANDBOOK), ("制度", "# 车辆\n\n公车由行政部统一调度，私用须经总经理批准。\n")):
-        folder = home / "knowledge" / name
-        folder.mkdir(parents=True)
-        (folder / "员工手册.md").write_text(text, encoding="utf-8")
-        Installation(Home(home), Config()).ingest(name)
+    home = take_in(tmp_path_factory.mktemp("home"), default=HANDBOOK, 制度=CARS)
     (home / "knowledge" / "waiting").mkdir()
     return home
 

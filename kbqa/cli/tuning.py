@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -171,10 +171,7 @@ def convert(
     from kbqa.tuning.data import split, write_rows
     from kbqa.tuning.teacher import answers_file
 
-    if dev_share is not None and dev is None:
-        raise click.UsageError("--dev-share says how many rows are put apart; say where with --dev")
-    if max_characters is not None and kb is None:
-        raise click.UsageError("--max-characters is of passages; name their base with --with-knowledge")
+    _check_belonging(dev, dev_share, kb, max_characters)
     _check_new(out, dev)
     installation = session.installation() if teacher or kb else None
     asked = installation.teacher(teacher) if installation and teacher else None
@@ -214,15 +211,27 @@ def convert(
         print_json({**written, **found.as_json(), **more, **knowledge, "checks": checks.as_json()})
         return
     _show_converted(found, keep_duplicates)
-    for name, count in teachers.items():
-        say(f"  answered by {shown(name)}: {count:,}")
-    _some([f"{_short(question)}: {reason}" for question, reason in (taught.unanswered if taught else ())], "unanswered")
+    _show_taught(teachers, taught)
     if below:
         _show_knowledge(below)
     _show_checks(checks)
     say(f"{shown(str(out))}: {_count(len(train), 'row')}", bold=True)
     if dev:
         say(f"{shown(str(dev))}: {_count(len(held), 'row')} to measure with", bold=True)
+
+
+def _check_belonging(dev: Path | None, dev_share: float | None, kb: str | None, max_characters: int | None) -> None:
+    """UsageError for an option that says something of another one that is not there."""
+    if dev_share is not None and dev is None:
+        raise click.UsageError("--dev-share says how many rows are put apart; say where with --dev")
+    if max_characters is not None and kb is None:
+        raise click.UsageError("--max-characters is of passages; name their base with --with-knowledge")
+
+
+def _show_taught(teachers: Mapping[str, int], taught: Taught | None) -> None:
+    for name, count in teachers.items():
+        say(f"  answered by {shown(name)}: {count:,}")
+    _some([f"{_short(question)}: {reason}" for question, reason in (taught.unanswered if taught else ())], "unanswered")
 
 
 def _taught(session: Session, rows: Sequence[Row], teacher: Generator, name: str, out: Path) -> Taught:

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path, PurePath
 
 from kbqa.errors import DocumentError
+from kbqa.importing import is_failure
 from kbqa.readers.content import Content, Reader, ReadOptions
 from kbqa.readers.sniff import BY_SUFFIX, TEXTUAL, detect
 from kbqa.types import Document
@@ -106,7 +107,7 @@ def read_content(data: bytes, source: str, options: ReadOptions) -> tuple[str, C
     except DocumentError as error:
         raise DocumentError(f"{source}: {error}", kind=error.kind) from error
     except BaseException as error:  # whatever a parser trips over, this file fails alone
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of a library written in Rust
+        if is_failure(error):
             raise _translated(error, source, format) from error
         raise
 

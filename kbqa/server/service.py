@@ -96,7 +96,7 @@ class Service:
 
     def _asked_at_once(self) -> int:
         """Searches at once. Where they wait for nobody else, eight threads are slower than two, because they pass the
-        interpreter to and fro (scripts/bench_http.py: 110 and 140 searches a second)."""
+        interpreter to and fro (docs/benchmarks.md)."""
         config = self.installation.config
         waits = config.embedder.kind != "static" or config.retrieval.reranker is not None
         return self.config.threads if waits else min(self.config.threads, BUSY)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from kbqa.chatglm.architecture import Family
-from kbqa.config import checked_settings, read_yaml
+from kbqa.config import checked_settings
 from kbqa.errors import ConfigError
+from kbqa.yamlfile import read_yaml
 
 __all__ = ["Settings", "read_settings"]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from kbqa.analyzer import fold
 from kbqa.errors import ConfigError, DocumentError
+from kbqa.importing import is_failure
 from kbqa.readers.content import ReadOptions, clean
 from kbqa.readers.encoding import decode
 from kbqa.readers.sniff import detect
@@ -83,7 +84,7 @@ def read_table(path: Path, named: Named | None = None, unanswered: bool = False)
     except (DocumentError, _NoColumns) as error:
         raise ConfigError(f"{path} {error}") from error
     except BaseException as error:  # whatever a parser trips over
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of a library written in Rust
+        if is_failure(error):
             raise ConfigError(f"{path} is damaged: {type(error).__name__}: {error}") from error
         raise
     if not found.rows:
