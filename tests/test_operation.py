@@ -8,9 +8,11 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -227,6 +229,26 @@ def test_several_processes_are_replaced_one_after_the_other_and_end_together_wit
     assert [it.end() for it in asking] == ["done"] * 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_connections_that_wait_are_shared_among_the_processes(home):
+    with serving(home, "--workers", "2") as (main, url), ExitStack() as links:
+        port = httpx.URL(url).port
+
+        def connect(count):
+            for _ in range(count):
+                links.enter_context(socket.create_connection(("127.0.0.1", port)))
+            return {pid: connections(pid, port) for pid in workers_of(main)}
+
+        wait_until(lambda: len(had := connect(1)) == 2 and all(had.values()), 60)  # both accept
+        for pid in (had := connect(0)):
+            os.kill(int(pid), signal.SIGSTOP)
+        connect(40)
+        for pid in had:
+            os.kill(int(pid), signal.SIGCONT)
+        wait_until(lambda: sum(connect(0).values()) == sum(had.values()) + 40, 30)
+        assert min(count - had[pid] for pid, count in connect(0).items()) >= 5
+
+
 def test_a_process_that_cannot_start_says_why_in_one_line(tmp_path):
     (tmp_path / "config.yaml").write_text("retrieval: [坏", encoding="utf-8")
     done = subprocess.run(
@@ -276,6 +298,13 @@ def workers_of(main):
     """Those that live; beside them multiprocessing has a process of its own, and what has ended has no command."""
     children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
     return {child for child in children if b"spawn_main" in command_of(child)}
+
+
+def connections(process, port):
+    """How many clients of the port it has accepted."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    its = {f"socket:[{it[9]}]" for it in lines if it[1].endswith(f":{port:04X}") and it[3] == "01"}
+    return sum(str(path.readlink()) in its for path in Path(f"/proc/{process}/fd").iterdir())
 
 
 def command_of(process):

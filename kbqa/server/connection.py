@@ -1,31 +1,44 @@
 """Connections to clients that take their time: a place at the door is not for those who never say what they want.
 
-uvicorn waits for the headers of a request as long as it takes. Here they come within HEADERS seconds, counted from the
-beginning of the connection or the end of the answer before, or the connection is closed. (How slow a body may be says
-`front`.)
+uvicorn waits for the headers of a request as long as it takes, and takes as many of them as come. Here they come within
+HEADERS seconds, counted from the beginning of the connection or the end of the answer before, and are no longer than
+UNHEARD bytes, or the connection is closed. (How slow and how long a body may be says `front`.)
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["PatientProtocol"]
 
 HEADERS = 20.0
+UNHEARD = 64 * 2**10  # what lies between two pieces of a body, such as trailers, is no longer either
 
 
-class PatientProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
+class PatientProtocol(HttpToolsProtocol):
     _patience: asyncio.TimerHandle | None = None
+    _unheard = 0  # bytes since the last headers that were complete, or the last piece of a body
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        super().connection_made(transport)  # type: ignore[arg-type]
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        self._unheard += len(data)
         super().data_received(data)
         self._be_calm()
+        if self._unheard > UNHEARD and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._unheard = 0
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._unheard = 0
 
     def on_response_complete(self) -> None:
         self._wait()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -31,6 +34,9 @@ __all__ = ["application", "serve"]
 IN_PROCESS = ("chatglm", "transformers")  # kinds of generators that hold a model's weights
 WITH_TORCH = (*IN_PROCESS, "sentence-transformers")
 BACKLOG = 2048
+GIVING_WAY = 1e-4  # seconds for which one of several processes leaves a connection to the others, for each that it has
+MOST_WAY = 3e-3
+FORGOTTEN = 0.02  # seconds after which what waits is another connection
 HUNG = 60  # seconds in which one of several processes must start, and answer the one that looks after it
 
 
@@ -181,6 +187,44 @@ class _Server(uvicorn.Server):
             self._say()
 
 
+class _Shared(socket.socket):
+    """A listener of several processes, each of which leaves a connection to one that has fewer.
+
+    All hear of a connection that waits, and the first to wake would take it, which nearly always is the same one. So
+    each lets some time go by for every connection that it has; asyncio asks again as long as one waits.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(fileno=descriptor)
+        self._taken = WeakSet[socket.socket]()
+        self._heard = -math.inf  # when the connection that waits was first heard of
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        now = time.monotonic()
+        if now - self._heard > FORGOTTEN:
+            self._heard = now
+        mine = sum(link.fileno() >= 0 for link in self._taken)
+        if now - self._heard < min(mine * GIVING_WAY, MOST_WAY):
+            raise BlockingIOError
+        self._heard = -math.inf
+        link, address = super().accept()
+        self._taken.add(link)
+        return link, address
+
+    def listen(self, backlog: int = BACKLOG) -> None:
+        """asyncio accepts as many at a time as it has the system keep waiting: here that is one, there it is many."""
+        super().listen(BACKLOG)
+
+    def __reduce__(self) -> Any:  # as multiprocessing hands a plain socket over
+        from multiprocessing.reduction import DupFd
+
+        return _handed_over, (DupFd(self.fileno()),)
+
+
+def _handed_over(descriptor: Any) -> socket.socket:
+    return _Shared(descriptor.detach())
+
+
 def _serve_together(
     home: Home, config: Config, workers: int, listener: socket.socket, started: Callable[[], None]
 ) -> None:
@@ -194,8 +238,12 @@ def _serve_together(
     with tempfile.TemporaryDirectory(prefix="kbqa-metrics-", ignore_cleanup_errors=True) as figures:
         os.environ[SHARED] = figures
         settings = _settings(config, workers)
+        if os.name != "nt":  # where sockets are handed over in another way
+            listener = _Shared(os.dup(listener.fileno()))
+            settings.backlog = 1
         started()
-        Multiprocess(settings, sockets=[listener]).run()
+        with listener:
+            Multiprocess(settings, sockets=[listener]).run()
 
 
 @contextmanager
