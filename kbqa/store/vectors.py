@@ -106,8 +106,8 @@ class ExactVectors:
     def search(self, vector: Vectors, k: int) -> Scored:
         if not self._blocks or k <= 0:
             return []
-        # Not `vectors @ vector`: BLAS would use every core, and a server searches in many threads already. (einsum, too,
-        # keeps to one, but takes more than twice as long.)
+        # Not `vectors @ vector`: BLAS would use every core, and a server searches in many threads already. einsum keeps
+        # to one, too, but takes more than twice as long.
         scores = np.concatenate([np.vecdot(vectors, vector) for _, vectors in self._blocks])
         k = min(k, len(scores))
         best = np.argpartition(-scores, k - 1)[:k]
