@@ -1,5 +1,7 @@
 """The OpenAPI description holds: whatever is sent that it allows or forbids, the answer is one of those it names."""
 
+import subprocess
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -95,6 +97,30 @@ def test_every_answer_to_who_has_no_key_is_described_too(home):
         described = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
         for method, path in OPERATIONS:
             _check_refused(described[path][method], path in ("/healthz", "/readyz"))
+
+
+KEPT = {  # what is kept in vectorstore/kbqa.sqlite, by who sends it
+    "/v1/chat-messages": {"query": "年假有几天？", "user": "甲", "inputs": {"kb": "default"}},
+    "/api/v1/kb/{kb}/feedback": {"question": "年假有几天？", "answer": "十天。", "rating": "up"},
+    "/api/v1/kb/{kb}/ingest": None,
+}
+
+
+def test_what_cannot_be_kept_on_a_read_only_disk_is_described_and_says_what_to_do(home, tmp_path, mounts):
+    with mounts(tmp_path / "home", "--bind", str(home)) as there:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(there)], check=True)
+        with serving(there) as running:
+            described = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
+            for path, body in KEPT.items():
+                names = {"path_parameters": {"kb": "default"}} if "{kb}" in path else {}
+                case = described[path]["POST"].Case(**names, **({} if body is None else {"body": body}))
+                answer = case.call_and_validate(checks=[it for it in CHECKS if it is not not_a_server_error])
+                assert answer.status_code == 503
+                assert "kbqa.sqlite cannot be" in answer.text
+                assert "mount its file system for writing" in answer.text
+            assert running.ask("年假有几天？").json()["grounded"], "who only asks is answered"
+            told = [it.getMessage() for it in running.log.records if "jobs cannot be looked at" in it.getMessage()]
+            assert [it.endswith("; mount its file system for writing") for it in told] == [True], "once"
 
 
 def _check_refused(operation, is_open):

@@ -222,9 +222,42 @@ def test_keys_can_be_read_where_nothing_can_be_written(tmp_path, mounts):
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         database = Database(disk / FILE)
         assert [key.name for key in KeyRing(database).all()] == ["app"]
-        with pytest.raises(RegistryError, match=r"cannot be (written|used)"):
-            KeyRing(database).add("more")
+        for write in WRITERS:
+            with pytest.raises(RegistryError, match=f"{FILE} cannot be .*mount its file system for writing"):
+                write(database)
         database.close()
+
+
+WRITERS = [
+    lambda database: KeyRing(database).add("more"),
+    lambda database: Jobs(database).add("制度", "ingest", "人事"),
+    lambda database: Jobs(database).check_room(),
+    lambda database: FeedbackLog(database).add(Feedback("制度", "人事", "up", "年假有几天？", "十天。")),
+    lambda database: Conversations(database).start(Conversation("制度", "人事", "甲", "年假")),
+]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_who_writes_the_first_word_where_nothing_can_be_written_hears_of_the_file_and_the_remedy(
+    tmp_path, mounts, write
+):
+    with mounts(tmp_path / "disk", "-t", "tmpfs", "-o", "ro", "tmpfs") as disk:
+        for path in (disk / FILE, disk / "vectorstore" / FILE):
+            with pytest.raises(RegistryError, match=f"{FILE} cannot be used: .*; mount its file system for writing"):
+                write(Database(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_who_may_not_write_hears_that_he_needs_the_right(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RegistryError, match=f"{FILE} cannot be used: .*; give this user the right to write it and"):
+        KeyRing(Database(tmp_path / FILE)).add("more")
+
+
+def test_a_file_in_the_folders_place_is_one_clear_error(ring, path):
+    path.parent.write_text("这不是文件夹", encoding="utf-8")
+    with pytest.raises(RegistryError, match=f"{FILE} cannot be .*; (check its folder and its disk|give this user)"):
+        ring.add("app")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a folder where the file should be is another error there")

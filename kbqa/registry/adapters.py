@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from kbqa.errors import ConfigError, RegistryError
-from kbqa.registry.database import Database
+from kbqa.registry.database import Database, remedy
 
 __all__ = ["FOLDER", "Adapter", "Adapters", "Served"]
 
@@ -149,7 +149,8 @@ def _copied(files: Sequence[Path], home: Path) -> Iterator[Path]:
             for path in files:
                 shutil.copyfile(path, partial / path.name)
         except OSError as error:
-            raise RegistryError(f"{error.filename or partial} cannot be copied: {error.strerror}") from error
+            where = error.filename or partial
+            raise RegistryError(f"{where} cannot be copied: {error.strerror}; {remedy(error)}") from error
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)

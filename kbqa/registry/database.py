@@ -6,6 +6,7 @@ only read. Its version is SQLite's user_version: how many of MIGRATIONS it has b
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -17,13 +18,23 @@ from filelock import FileLock
 
 from kbqa.errors import RegistryError
 
-__all__ = ["APPLICATION", "FILE", "MIGRATIONS", "Database"]
+__all__ = ["APPLICATION", "FILE", "MIGRATIONS", "Database", "remedy"]
 
 FILE = "kbqa.sqlite"
 APPLICATION = 0x6B627172  # "kbqr", in the header of the file
 WAIT = 10.0  # seconds for which another writer is waited for
 
 _NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+_RIGHTS = "give this user the right to write it and its folder"
+_MOUNT = "mount its file system for writing"
+_ROOM = "free some space on its disk and try again"
+_REMEDIES = {
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _MOUNT,
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+}
 
 # Each is a list of statements that is run once, in one transaction. Append; what has been released never changes.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -222,7 +233,18 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise RegistryError(f"{path} {_why(error)}") from error
     except OSError as error:
-        raise RegistryError(f"{error.filename or path} cannot be used: {error.strerror}") from error
+        raise RegistryError(f"{path} cannot be used: {_where(error, path)}; {remedy(error)}") from error
+
+
+def _where(error: OSError, path: Path) -> str:
+    """What the file system says, with the file that it says it of, where that is another one."""
+    said = error.strerror or str(error)
+    return f"{said} ({error.filename})" if error.filename and Path(error.filename) != path else said
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a file below vectorstore/ that cannot be used."""
+    return _REMEDIES.get(error.errno or 0, "check its folder and its disk")
 
 
 def _why(error: sqlite3.Error) -> str:
@@ -230,9 +252,9 @@ def _why(error: sqlite3.Error) -> str:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return f"is damaged ({error}); put a copy of it back, or move it away and make new keys"
         case code if code in _NOT_WRITABLE:
-            return f"cannot be written ({error}); give this user the right to write it and its folder"
+            return f"cannot be written ({error}); {_RIGHTS}, or {_MOUNT}"
         case sqlite3.SQLITE_FULL:
             return "cannot grow: no space is left on its disk; free some and try again"
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return "is locked by another program; try again when it has ended"
-    return f"cannot be used ({error})"
+    return f"cannot be used ({error}); look whether its disk is full or broken, and try again"

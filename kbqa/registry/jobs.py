@@ -113,8 +113,8 @@ class Jobs:
         return job
 
     def check_room(self) -> None:
-        """KnowledgeBaseBusy where `add` would raise it."""
-        with self._database.reading() as connection:
+        """KnowledgeBaseBusy where `add` would raise it, and RegistryError where nothing can be written."""
+        with self._database.writing() as connection:
             _check_room(connection)
 
     def get(self, number: str) -> Job:

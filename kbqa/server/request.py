@@ -148,6 +148,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         429: "The key has sent too many requests; Retry-After says when to try again.",
         500: "The service failed; its log says why.",
         502: "The model failed.",
-        503: "All is busy (Retry-After says when to try again), or the base must be rebuilt.",
+        503: "All is busy (Retry-After says when to try again), the base must be rebuilt, or "
+        "vectorstore/kbqa.sqlite, where keys, jobs, feedback and conversations are kept, cannot be used or written.",
     }.items()
 }

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from kbqa.config import Home
 from kbqa.errors import KbqaError
 from kbqa.registry import ENDED, Job, JobFile, Jobs, Progress
+from kbqa.registry.database import remedy
 from kbqa.server.logs import log
 from kbqa.server.metrics import Metrics
 from kbqa.server.uploads import sweep
@@ -99,7 +100,8 @@ class Runner:
             self._lost = True
             if str(error) != self._complained:
                 foreseen = isinstance(error, KbqaError | OSError)
-                log.error(f"jobs cannot be looked at: {error}", exc_info=None if foreseen else error)
+                what_to_do = f"; {remedy(error)}" if isinstance(error, OSError) else ""
+                log.error(f"jobs cannot be looked at: {error}{what_to_do}", exc_info=None if foreseen else error)
             self._complained = str(error)
 
     def _leads(self) -> bool:
