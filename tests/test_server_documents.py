@@ -139,6 +139,8 @@ def test_files_of_all_kinds_are_taken_in_and_a_broken_one_says_why(service, home
     assert status["坏的.pdf"][0] == "failed"
     assert "坏的.pdf" in status["坏的.pdf"][1]
     assert status["空的.md"][0] == "failed"
+    kinds = {file["source"]: file["error_kind"] for file in job["files"]}
+    assert [kinds[name] for name in ("食堂.txt", "坏的.pdf", "空的.md")] == ["", "corrupt", "empty"]
     assert job["progress"]["counts"] == {"added": 3, "failed": 2}
     assert job["progress"]["current"] == ""
     assert (job["progress"]["done"], job["progress"]["total"]) == (5, 5)
@@ -156,7 +158,7 @@ def test_a_document_is_listed_with_what_became_of_it(service):
     broken = service.http.get("/api/v1/kb/default/documents/坏的.docx").json()
     assert (broken["status"], broken["chunks"]) == ("failed", 0)
     assert broken["error"]
-    assert broken["error_kind"]
+    assert broken["error_kind"] == "corrupt"
     assert error_of(service.http.get("/api/v1/kb/default/documents/nix.md"), 404)[0] == "NotFound"
 
 
@@ -236,14 +238,20 @@ def test_a_name_that_leads_elsewhere_is_rejected_alone(service, home, tmp_path):
     assert [file["source"] for file in told["accepted"]] == ["好的.md"]
     assert [file["name"] for file in told["rejected"]] == [*names, "制度//e.md"]
     assert all(file["error"] for file in told["rejected"])
+    kinds = [*["name"] * 7, "hidden", "unsupported", "hidden", "name"]
+    assert [file["error_kind"] for file in told["rejected"]] == kinds
     assert ended(service.http, told["job"]["id"])["state"] == "done"
     assert on_disk(home) == ["员工手册.md", "好的.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
 
 
 def test_where_every_name_is_rejected_nothing_happens(service):
-    kind, message = error_of(upload(service, ("../a.md", b"x"), ("b.exe", b"x")), 422)
+    response = upload(service, ("../a.md", b"x"), ("b.exe", b"x"))
+    kind, message = error_of(response, 422)
     assert kind == "Unprocessable"
+    told = response.json()["error"]["rejected"]
+    assert [(file["name"], file["error_kind"]) for file in told] == [("../a.md", "name"), ("b.exe", "unsupported")]
+    assert "does not read .exe" in told[1]["error"]
     assert "'../a.md'" in message
     assert "(and 1 more)" in message
     assert service.http.get("/api/v1/jobs").json()["total"] == 0
@@ -651,7 +659,38 @@ def test_a_job_whose_process_dies_says_so(service, home, monkeypatch):
     monkeypatch.setattr(runner, "_PROGRAM", "import sys; sys.stdin.readline(); sys.exit('no memory')")
     job = ended(service.http, service.http.post("/api/v1/kb/default/ingest").json()["id"])
     assert (job["state"], job["error"]["type"]) == ("failed", "JobFailed")
+    assert "what is done is kept; ask again for the rest" in job["error"]["message"]
     assert any("no memory" in record.getMessage() for record in service.log.records)
+
+
+LYING = "the files lie in knowledge/default, and the next ingest of that folder takes them in"
+
+
+def test_an_upload_while_the_settings_are_broken_says_so_and_the_next_ingest_takes_it_in(service, home):
+    config = home / "config.yaml"
+    for name, broken, wrong in (("食堂.txt", "embedder: [", "not valid YAML"), ("公车.txt", "embedder: {kind: 静态}", "静态")):
+        config.write_text(broken, encoding="utf-8")
+        job = taken_in(service, (name, CANTEEN))
+        assert (job["state"], job["error"]["type"]) == ("failed", "ConfigError")
+        said = job["error"]["message"]
+        assert said.startswith(f"{config} cannot be used as it is now: ")
+        assert wrong in said
+        assert said.endswith(f"; {LYING}")
+    assert on_disk(home) == sorted(["员工手册.md", "食堂.txt", "公车.txt"])
+    assert service.ask("年假有几天？").json()["grounded"], "the service goes on with what it began with"
+    config.unlink()
+    ended(service.http, service.http.post("/api/v1/kb/default/ingest").json()["id"])
+    assert service.ask("食堂几点开门？").json()["grounded"]
+
+
+def test_files_whose_job_cannot_be_written_down_are_told_to_be_there(service, home, monkeypatch):
+    def full(*arguments):
+        raise RegistryError("kbqa.sqlite cannot grow")
+
+    monkeypatch.setattr(service.service.jobs, "add", full)
+    told = error_of(upload(service, ("食堂.txt", CANTEEN)), 503)
+    assert told == ("RegistryError", f"kbqa.sqlite cannot grow; {LYING}")
+    assert on_disk(home) == ["员工手册.md", "食堂.txt"]
 
 
 def test_a_base_is_deleted_in_the_midst_of_its_jobs(service, home):

@@ -181,7 +181,10 @@ class Jobs:
 
         Nothing of the bases in `busy`, whose jobs do run.
         """
-        why = f"the service ended or broke down {ATTEMPTS} times while this job ran; look for the cause in its log"
+        why = (
+            f"the service ended or broke down {ATTEMPTS} times while this job ran (look for the cause in its log); "
+            "what is done is kept, and an ingest of the folder does the rest"
+        )
         with self._database.writing() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running'").fetchall()
             lost = [job for job in map(_job, rows) if job.base not in busy]

@@ -160,8 +160,7 @@ async def upload(
     finally:
         await asyncio.shield(asyncio.to_thread(receiver.close))
     sources = [source for _, source in placed]
-    job = await service.run(service.jobs.add, kb, "ingest", caller.name, sources)
-    service.runner.wake()
+    job = await service.run(service.runner.take_in, kb, caller.name, sources)
     await service.run(lambda: service.audit.write(trace, "upload", kb, "", documents=sources))
     accepted = [{"name": name, "source": source} for name, source in placed]
     refused = [{"name": name, "error": error} for name, error in rejected]

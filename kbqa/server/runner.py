@@ -26,7 +26,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from kbqa.config import Home
-from kbqa.errors import KbqaError
+from kbqa.errors import KbqaError, KnowledgeBaseBusy, RegistryError
 from kbqa.registry import ENDED, Job, JobFile, Jobs, Progress
 from kbqa.registry.database import remedy
 from kbqa.server.logs import log
@@ -42,6 +42,7 @@ PATIENCE = 600.0  # seconds for which a base that another program writes is wait
 GRACE = 30.0  # seconds in which a job that was cancelled may end by itself; it loses nothing when it is killed
 PARTING = 5.0  # the same, where the service ends
 SWEEP = 600.0  # seconds between looks for what dead uploads left behind
+LYING = "the files lie in knowledge/{}, and the next ingest of that folder takes them in"
 SAID = 2000  # last bytes of what a process that broke down had to say
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from kbqa.server.worker import main; main()"
@@ -68,6 +69,15 @@ class Runner:
 
     def wake(self) -> None:
         self._wake.set()
+
+    def take_in(self, base: str, by: str, sources: Sequence[str]) -> Job:
+        """The job for files that somebody has put into the folder already."""
+        try:
+            job = self._jobs.add(base, "ingest", by, sources)
+        except (RegistryError, KnowledgeBaseBusy) as error:
+            raise type(error)(f"{error}; {LYING.format(base)}") from error
+        self.wake()
+        return job
 
     def stop(self) -> None:
         """Jobs that run go on when the service is there again."""
@@ -340,17 +350,27 @@ class _Run:
                     share.tell(self._jobs, "")
                     self._jobs.finish(job, "done")
                 case "failed":
-                    self._jobs.finish(job, "failed", self._end["message"], self._end["type"])
+                    why = f"{self._end['message']}{_still_there(self._home, share.job)}"
+                    self._jobs.finish(job, "failed", why, self._end["type"])
                 case _ if not self._jobs.wanted(job):
                     self._jobs.finish(job, "cancelled")
                 case _ if died and self._wanted():
-                    why = f"the process that did it ended with exit code {code}; what is done is kept, ask again for"
-                    self._jobs.finish(job, "failed", f"{why} the rest (the log of the service says more)", "JobFailed")
+                    why = f"the process that did it ended with exit code {code} (the log of the service says more)"
+                    rest = _still_there(self._home, share.job) or "; ask again for the rest"
+                    self._jobs.finish(job, "failed", f"{why}; what is done is kept{rest}", "JobFailed")
                 case _:  # the service ends, or one that it ran together with was cancelled
                     self._jobs.put_back(job)
 
     def _wanted(self) -> bool:
         return all(self._jobs.wanted(share.job.id) for share in self._shares)
+
+
+def _still_there(home: Home, job: Job) -> str:
+    """What whoever uploaded files is to know of them when their job fails, as the end of the reason; "" if nothing."""
+    folder = home.documents(job.base)
+    if job.kind != "ingest" or not any(folder.joinpath(*source.split("/")).is_file() for source in job.sources or ()):
+        return ""
+    return f"; {LYING.format(job.base)}"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

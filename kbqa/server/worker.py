@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kbqa.config import Home
-from kbqa.errors import KbqaError, KnowledgeBaseBusy
+from kbqa.config import Home, load_config
+from kbqa.errors import ConfigError, KbqaError, KnowledgeBaseBusy
 from kbqa.fields import file_fields
 from kbqa.types import FileReport
 
@@ -70,13 +70,23 @@ def _until_the_end(stopped: threading.Event) -> None:
     stopped.set()
 
 
+def _installation(home: Home) -> Installation:
+    """With the settings of today, which may be others than those that the service began with."""
+    from kbqa.build import Installation
+
+    try:
+        return Installation(home, load_config(home))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{home.config} cannot be used as it is now: {error}; correct it (`kbqa doctor` says whether it is right)"
+        ) from error
+
+
 class _Work:
     def __init__(
         self, order: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None], stopped: threading.Event
     ) -> None:
-        from kbqa.build import Installation
-
-        self._installation: Installation = Installation(Home(Path(order["home"])))
+        self._installation = _installation(Home(Path(order["home"])))
         self._base: str = order["base"]
         self._kind: str = order["kind"]
         self._sources: list[str] | None = order["sources"]
