@@ -322,7 +322,11 @@ def test_without_the_extra_it_says_how_to_get_it(home, monkeypatch):
     monkeypatch.setattr(mcp_door, "find_spec", lambda name: None)
     with serving(home) as running:
         response = running.post("/mcp", CALL, headers=ACCEPT)
+        wait_until(lambda: running.log.requests)
     assert response.status_code == 501
+    assert [(it.levelname, it.fields["status"], it.fields["error"]) for it in running.log.records] == [
+        ("INFO", 501, "NotInstalled")
+    ], "the line of the request alone: it is no fault of the service"
     assert "pip install 'kbqa[mcp]'" in response.json()["error"]["message"]
     result = CliRunner().invoke(kbqa, ["--home", str(home), "mcp"])
     assert (result.exit_code, result.stdout) == (1, "")

@@ -20,7 +20,7 @@ from kbqa.server.apipage import api_page
 from kbqa.server.auth import allow
 from kbqa.server.dialects import chatglm, dify, dify_knowledge, mcp, openai
 from kbqa.server.dialects.dify_shapes import dify_shape
-from kbqa.server.errors import Shapes, problem_of, shaped
+from kbqa.server.errors import NotInstalled, Shapes, problem_of, shaped
 from kbqa.server.front import Front
 from kbqa.server.logs import log
 from kbqa.server.metrics import CONTENT_TYPE
@@ -88,7 +88,7 @@ def create_app(service: Service) -> FastAPI:
 async def _say(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     request.state.trace.error = problem.type
-    if problem.status >= 500:
+    if problem.status >= 500 and not isinstance(error, NotInstalled):  # which is no fault, whoever asks for it
         level = logging.WARNING if "Retry-After" in problem.headers else logging.ERROR
         log.log(level, f"{problem.type} in request {request.state.trace.id}: {error}")
     return Json(shaped(problem, request.url.path, SHAPES), problem.status, dict(problem.headers))
