@@ -8,9 +8,9 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -51,10 +51,20 @@ LITTLE_DISK, NO_DISK = 2 * 2**30, 200 * 2**20  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """`detail` is `code` in English with its `values`; whoever says it in another language goes by these."""
+
     level: Level
     subject: str
     detail: str
     remedy: str = ""  # a command, or what to change
+    code: str = ""  # stays what it is, whatever becomes of the words
+    values: Mapping[str, str | int] = field(default_factory=dict)
+
+
+def _finding(level: Level, subject: str, code: str, detail: str, remedy: str = "", **values: object) -> Finding:
+    """`{name}` in `detail` stands for what `values` has under that name."""
+    told = {name: value if isinstance(value, int) else str(value) for name, value in values.items()}
+    return Finding(level, subject, detail.format_map(told), remedy, code, told)
 
 
 Open = Callable[[str], AbstractContextManager["Store"]]
@@ -67,9 +77,8 @@ def examine(home_of: Callable[[], Home]) -> Iterator[Finding]:
         home = home_of()
         config = load_config(home)
     except ConfigError as error:
-        yield Finding(
-            "fail", "configuration", str(error), "correct it; `kbqa init` in an empty folder shows a whole one"
-        )
+        remedy = "correct it; `kbqa init` in an empty folder shows a whole one"
+        yield _finding("fail", "configuration", "configuration-wrong", "{why}", remedy, why=error)
         yield from _extras(Config())
         yield from _gpu()
         return
@@ -80,7 +89,8 @@ def examine(home_of: Callable[[], Home]) -> Iterator[Finding]:
 
         installation = Installation(home, config)
     except (ImportError, OSError) as error:  # OSError: a library of the system is missing
-        yield Finding("fail", "kbqa", f"cannot be loaded: {error}", "mend what is marked above")
+        remedy = "mend what is marked above"
+        yield _finding("fail", "kbqa", "kbqa-broken", "cannot be loaded: {why}", remedy, why=error)
         return
     yield from _parts(installation, installation.store)
 
@@ -96,23 +106,25 @@ def examine_open(installation: Installation, opened: Open) -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding("ok", "kbqa", f"{kbqa.__version__} in {Path(kbqa.__file__).parent}")
+    folder = Path(kbqa.__file__).parent
+    yield _finding("ok", "kbqa", "kbqa", "{version} in {folder}", version=kbqa.__version__, folder=folder)
     yield _python()
-    yield Finding("ok", "sqlite", sqlite3.sqlite_version)
+    yield _finding("ok", "sqlite", "library", "{version}", version=sqlite3.sqlite_version)
     yield from map(_library, LIBRARIES)
 
 
 def _settings(home: Home, config: Config) -> Iterator[Finding]:
     yield from _variables(config)
-    for line in idle_settings(config):
-        yield Finding("warn", "configuration", line, "take it out, or correct the kind")
+    for idle in idle_settings(config):
+        remedy = "take it out, or correct the kind"
+        yield _finding("warn", "configuration", "configuration-idle", str(idle), remedy, **asdict(idle))
     yield from _extras(config)
     yield from _home(home)
 
 
 def _python() -> Finding:
-    system = f"{platform.python_version()} on {platform.system()} {platform.release()} {platform.machine()}"
-    return Finding("ok", "python", system)
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    return _finding("ok", "python", "python", "{version} on {system}", version=platform.python_version(), system=system)
 
 
 def _library(module: str) -> Finding:
@@ -120,8 +132,9 @@ def _library(module: str) -> Finding:
     try:
         import_module(module)
     except (ImportError, OSError) as error:  # OSError: a library of the system is missing
-        return Finding("fail", name, f"cannot be loaded: {error}", f"pip install --force-reinstall {name}")
-    return Finding("ok", name, version(name) if _installed(name) else "present")
+        remedy = f"pip install --force-reinstall {name}"
+        return _finding("fail", name, "library-broken", "cannot be loaded: {why}", remedy, why=error)
+    return _finding("ok", name, "library", "{version}", version=version(name) if _installed(name) else "present")
 
 
 # --- what can be added -----------------------------------------------------------------------------------------------
@@ -139,13 +152,14 @@ def _extras(config: Config) -> Iterator[Finding]:
         wanted = _distributions(extra)
         absent = [name for name in wanted if not _installed(name)]
         if wanted and not absent:
-            yield Finding("ok", extra, f"installed: {purpose}")
+            yield _finding("ok", extra, "extra", "installed: {purpose}", purpose=purpose)
             continue
-        if 0 < len(absent) < len(wanted):
-            purpose += f" (lacks {', '.join(absent)})"
         level: Level = "fail" if needed.get(extra) else "warn" if wished.get(extra) else "note"
-        why = ", which config.yaml asks for" if level != "note" else ""
-        yield Finding(level, extra, f"not installed: {purpose}{why}", f"pip install 'kbqa[{extra}]'")
+        code, detail = "extra-missing", "not installed: {purpose}"
+        if level != "note":
+            code, detail = "extra-asked", f"{detail}, which config.yaml asks for"
+        lacks = f" (lacks {', '.join(absent)})" if 0 < len(absent) < len(wanted) else ""
+        yield _finding(level, extra, code, detail, f"pip install 'kbqa[{extra}]'", purpose=purpose + lacks)
 
 
 def _distributions(extra: str) -> list[str]:
@@ -179,17 +193,21 @@ def _gpu() -> Iterator[Finding]:
                 torch.cuda.get_device_name(number), torch.cuda.get_device_capability(number), built_for, made
             )
     elif torch.backends.mps.is_available():
-        yield Finding("ok", "gpu", f"Apple ({made})")
+        yield _finding("ok", "gpu", "gpu", "{name} ({torch})", name="Apple", torch=made)
     elif Path("/proc/driver/nvidia/version").is_file():
         built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
-        yield Finding(
+        yield _finding(
             "warn",
             "gpu",
-            f"this machine has a driver of NVIDIA, but {made} sees no GPU: it {built}",
+            "gpu-unseen",
+            "this machine has a driver of NVIDIA, but {torch} sees no GPU: it {built}",
             "install the torch that fits the driver: https://pytorch.org/get-started/locally/",
+            torch=made,
+            built=built,
         )
     else:
-        yield Finding("note", "gpu", f"none that {made} can use; models run on the processor")
+        detail = "none that {torch} can use; models run on the processor"
+        yield _finding("note", "gpu", "gpu-none", detail, torch=made)
 
 
 def gpu_finding(name: str, capability: tuple[int, int], built_for: Sequence[str], made: str) -> Finding:
@@ -206,13 +224,18 @@ def gpu_finding(name: str, capability: tuple[int, int], built_for: Sequence[str]
         if kind
     ]
     if any(runs) or not runs:  # other makers name their GPUs otherwise, and torch knows best
-        return Finding("ok", "gpu", f"{name} ({made})")
-    return Finding(
+        return _finding("ok", "gpu", "gpu", "{name} ({torch})", name=name, torch=made)
+    return _finding(
         "fail",
         "gpu",
-        f"{name} is sm_{capability[0]}{capability[1]}, for which {made} is not built ({', '.join(built_for)})",
+        "gpu-unfit",
+        "{name} is {kind}, for which {torch} is not built ({kinds})",
         "install a torch that is, an older one for an older GPU (https://pytorch.org/get-started/previous-versions/), "
         "or let models run on the processor (generator.device: cpu)",
+        name=name,
+        kind=f"sm_{capability[0]}{capability[1]}",
+        torch=made,
+        kinds=", ".join(built_for),
     )
 
 
@@ -221,36 +244,40 @@ def gpu_finding(name: str, capability: tuple[int, int], built_for: Sequence[str]
 
 def _home(home: Home) -> Iterator[Finding]:
     if home.config.is_file():
-        yield Finding("ok", "configuration", str(home.config))
+        yield _finding("ok", "configuration", "configuration", "{path}", path=home.config)
     else:
-        yield Finding("warn", "configuration", f"there is no {home.config}; the defaults hold", "kbqa init")
+        detail = "there is no {path}; the defaults hold"
+        yield _finding("warn", "configuration", "configuration-missing", detail, "kbqa init", path=home.config)
     for folder in (home.knowledge, home.vectorstore):
         yield _writable(folder)
     free = shutil.disk_usage(home.folder).free
     level: Level = "fail" if free < NO_DISK else "warn" if free < LITTLE_DISK else "ok"
     remedy = "make room, or move the folder" if level != "ok" else ""
-    yield Finding(level, "disk", f"{free / 2**30:.1f} GiB free in {home.folder}", remedy)
+    gib = f"{free / 2**30:.1f}"
+    yield _finding(level, "disk", "disk", "{gib} GiB free in {folder}", remedy, gib=gib, folder=home.folder)
 
 
 def _variables(config: Config) -> Iterator[Finding]:
     for name, meant in stray_variables(config).items():
         detail = "is set in the environment, and kbqa knows no such variable"
         if meant:
-            yield Finding("warn", name, f"{detail}; two underscores make a setting", f"rename it to {meant}")
+            detail += "; two underscores make a setting"
+            yield _finding("warn", name, "variable-misspelt", detail, f"rename it to {meant}", meant=meant)
         else:
-            yield Finding("note", name, detail)
+            yield _finding("note", name, "variable", detail)
 
 
 def _writable(folder: Path) -> Finding:
     if not folder.is_dir():
-        return Finding("warn", folder.name, f"there is no folder {folder}", "kbqa init")
+        return _finding(
+            "warn", folder.name, "folder-missing", "there is no folder {folder}", "kbqa init", folder=folder
+        )
     try:
         with tempfile.TemporaryFile(dir=folder):
-            return Finding("ok", folder.name, f"{folder} can be written")
+            return _finding("ok", folder.name, "folder", "{folder} can be written", folder=folder)
     except OSError as error:
-        return Finding(
-            "fail", folder.name, f"{folder} cannot be written: {error.strerror}", "change its rights or owner"
-        )
+        detail, remedy = "{folder} cannot be written: {why}", "change its rights or owner"
+        return _finding("fail", folder.name, "folder-locked", detail, remedy, folder=folder, why=error.strerror)
 
 
 def _parts(installation: Installation, opened: Open) -> Iterator[Finding]:
@@ -258,25 +285,31 @@ def _parts(installation: Installation, opened: Open) -> Iterator[Finding]:
         embedder = installation.embedder
         weight = own_weight(embedder)
     except (KbqaError, ImportError, OSError) as error:
-        yield Finding("fail", "embedder", str(error), "correct the embedder section of config.yaml")
+        remedy = "correct the embedder section of config.yaml"
+        yield _finding("fail", "embedder", "embedder-broken", "{why}", remedy, why=error)
         return
-    yield Finding("ok", "embedder", f"{embedder.name}, {embedder.dim} dimensions, dense weight of its own {weight:g}")
+    detail = "{name}, {dim} dimensions, dense weight of its own {weight}"
+    yield _finding("ok", "embedder", "embedder", detail, name=embedder.name, dim=embedder.dim, weight=f"{weight:g}")
     if installation.config.retrieval.reranker:
         try:
-            yield Finding("ok", "reranker", installation.reranker().name)
+            yield _finding("ok", "reranker", "reranker", "{name}", name=installation.reranker().name)
         except (KbqaError, ImportError, OSError) as error:
-            yield Finding("fail", "reranker", str(error), "correct retrieval.reranker in config.yaml")
+            remedy = "correct retrieval.reranker in config.yaml"
+            yield _finding("fail", "reranker", "reranker-broken", "{why}", remedy, why=error)
     try:
         generator = installation.generator
         if isinstance(generator, ChatGLMGenerator):
             generator.check()
         if isinstance(generator, OpenAIGenerator):
             good, seen = generator.check()
-            yield Finding("ok" if good else "warn", "generator", f"{generator.name}: {seen}", "" if good else NAMES)
+            level: Level = "ok" if good else "warn"
+            code, remedy = ("generator-server", "") if good else ("generator-unsure", NAMES)
+            yield _finding(level, "generator", code, "{name}: {why}", remedy, name=generator.name, why=seen)
         else:
-            yield Finding("ok", "generator", generator.name)
+            yield _finding("ok", "generator", "generator", "{name}", name=generator.name)
     except (KbqaError, ImportError, OSError) as error:
-        yield Finding("fail", "generator", str(error), "mend that, or correct the generator section of config.yaml")
+        remedy = "mend that, or correct the generator section of config.yaml"
+        yield _finding("fail", "generator", "generator-broken", "{why}", remedy, why=error)
     for name in installation.bases():
         yield _base(installation, opened, name)
         yield from _synonyms(installation, name)
@@ -291,32 +324,35 @@ def _base(installation: Installation, opened: Open, name: str) -> Finding:
             made, counts = store.passport, store.counts()
         today = installation.passport
     except (KbqaError, OSError) as error:
-        return Finding("fail", subject, str(error))
+        return _finding("fail", subject, "base-broken", "{why}", base=name, why=error)
     if made != today:
-        return Finding("fail", subject, "was built with other settings", ingest_command(name, rebuild=True))
-    detail = f"{counts.documents} documents, {counts.chunks} passages"
-    if counts.failed:
-        return Finding("warn", subject, f"{detail}; {counts.failed} failed", f"kbqa kb documents {as_argument(name)}")
-    return Finding("ok", subject, detail)
+        remedy = ingest_command(name, rebuild=True)
+        return _finding("fail", subject, "base-outdated", "was built with other settings", remedy, base=name)
+    failed, detail, code, remedy = counts.failed, "{documents} documents, {passages} passages", "base", ""
+    if failed:
+        detail, code, remedy = f"{detail}; {{failed}} failed", "base-failures", f"kbqa kb documents {as_argument(name)}"
+    level: Level = "warn" if failed else "ok"
+    held = {"documents": counts.documents, "passages": counts.chunks, "failed": failed}
+    return _finding(level, subject, code, detail, remedy, base=name, **held)
 
 
 def _synonyms(installation: Installation, name: str) -> Iterator[Finding]:
-    path = installation.home.synonyms(name)
+    path, subject = installation.home.synonyms(name), f"synonyms of {name}"
     if not path.exists():
         return
     try:
         names = len(installation.synonyms(name).own.others)
-        yield Finding("ok", f"synonyms of {name}", f"{names} names in {path}")
+        yield _finding("ok", subject, "synonyms", "{names} names in {path}", base=name, names=names, path=path)
     except ConfigError as error:
-        yield Finding(
-            "fail", f"synonyms of {name}", str(error), "correct that line; until then no question is answered"
-        )
+        remedy = "correct that line; until then no question is answered"
+        yield _finding("fail", subject, "synonyms-wrong", "{why}", remedy, base=name, why=error)
 
 
 def _default_base(installation: Installation) -> Finding:
     name = installation.config.knowledge.default
     subject = f"base {name}"
-    if installation.home.documents(name).is_dir():
-        return Finding("warn", subject, "has not been built yet", "kbqa ingest")
     folder = installation.home.documents(name)
-    return Finding("warn", subject, f"knowledge.default names it, but there is no folder {folder}", "kbqa init")
+    if folder.is_dir():
+        return _finding("warn", subject, "base-unbuilt", "has not been built yet", "kbqa ingest", base=name)
+    detail = "knowledge.default names it, but there is no folder {folder}"
+    return _finding("warn", subject, "base-missing", detail, "kbqa init", base=name, folder=folder)

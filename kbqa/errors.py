@@ -60,7 +60,9 @@ class DocumentError(KbqaError):
     """One document cannot be taken in; the others go on.
 
     `kind` is a word a program can test: encrypted, corrupt, empty, bomb, timeout, memory, crashed, unsupported,
-    needs-ocr, missing-extra, too-large, unreadable, malformed.
+    needs-ocr, missing-extra, too-large, unreadable, malformed. Of a file that is not come to be read also: name (none
+    can have such a one), hidden, exists (another of that name), twice (in one upload), folder (where a file should be,
+    or the other way round), link, gone, disk (which cannot take it).
     """
 
     def __init__(self, message: str, kind: str = "malformed") -> None:

@@ -131,6 +131,7 @@ def file_fields(file: FileReport) -> dict[str, Any]:
         "chunks": file.chunks,
         "pages": file.pages,
         "error": file.error,
+        "error_kind": file.error_kind,
         "seconds": file.seconds,
     }
 

@@ -7,12 +7,12 @@ stands there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
 from kbqa.config import Config, EmbedderConfig, GeneratorConfig
 
-__all__ = ["KINDS", "idle_settings"]
+__all__ = ["KINDS", "Idle", "idle_settings"]
 
 CHATGLM = "chatglm"
 LOCAL = "chatglm, transformers"
@@ -48,13 +48,25 @@ KINDS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def idle_settings(config: Config) -> Iterator[str]:
-    """A line for each that is set to something and that its section's kind does not look at."""
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """`kinds` are those for which `setting` is, `kind` is the one at hand."""
+
+    setting: str
+    kinds: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.setting} is for kind {self.kinds}; it does nothing with kind {self.kind}"
+
+
+def idle_settings(config: Config) -> Iterator[Idle]:
+    """Each that is set to something and that its section's kind does not look at."""
     for name, section in (("embedder", config.embedder), ("generator", config.generator)):
         for setting in fields(section):
             kinds = KINDS[name].get(setting.name)
             if kinds and section.kind not in kinds.split(", ") and _is_set(section, setting):
-                yield f"{name}.{setting.name} is for kind {kinds}; it does nothing with kind {section.kind}"
+                yield Idle(f"{name}.{setting.name}", kinds, section.kind)
 
 
 def _is_set(section: EmbedderConfig | GeneratorConfig, setting: Field[Any]) -> bool:

@@ -46,12 +46,14 @@ OnFile = Callable[[FileReport], None]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file below knowledge/<kb>/ as the folder shows it; `problem` says why it cannot be taken in ("" if it can)."""
+    """A file below knowledge/<kb>/ as the folder shows it; `problem` says why it cannot be taken in ("" if it can), and
+    `kind` in a word, as that of a DocumentError."""
 
     path: Path
     size: int = 0
     mtime_ns: int = 0
     problem: str = ""
+    kind: str = ""
 
 
 def scan(folder: Path, paths: Sequence[Path] | None = None) -> dict[str, Found]:
@@ -109,26 +111,27 @@ def _look(path: Path, root: Path) -> Found:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        return Found(path, problem="its name is not valid UTF-8; rename it")
+        return Found(path, problem="its name is not valid UTF-8; rename it", kind="name")
     if path.is_symlink():
         try:
             target = path.resolve()
         except (OSError, RuntimeError):  # RuntimeError: Python 3.11 and 3.12, for one that leads to itself
-            return Found(path, problem="it is a link that leads nowhere")
+            return Found(path, problem="it is a link that leads nowhere", kind="link")
         if root not in target.parents:
-            return Found(path, problem="it is a link that leads out of the folder; copy the file instead")
+            problem = "it is a link that leads out of the folder; copy the file instead"
+            return Found(path, problem=problem, kind="link")
         if target.is_dir():
-            return Found(path, problem="it is a link to a folder, which is taken in under its own name")
+            problem = "it is a link to a folder, which is taken in under its own name"
+            return Found(path, problem=problem, kind="link")
     try:
         stat = path.stat()
     except OSError as error:
-        return Found(path, problem=f"it cannot be looked at: {error.strerror}")
+        return Found(path, problem=f"it cannot be looked at: {error.strerror}", kind="unreadable")
     if not path.is_file():
-        return Found(path, problem="it is not a file")
+        return Found(path, problem="it is not a file", kind="unsupported")
     if not supports(path):
-        return Found(
-            path, stat.st_size, stat.st_mtime_ns, f"kbqa does not read {path.suffix or 'files without a suffix'}"
-        )
+        problem = f"kbqa does not read {path.suffix or 'files without a suffix'}"
+        return Found(path, stat.st_size, stat.st_mtime_ns, problem, "unsupported")
     return Found(path, stat.st_size, stat.st_mtime_ns)
 
 
@@ -231,7 +234,8 @@ class Ingestion:
         self._known = set(indexed)
         self._answering = {source for source, document in indexed.items() if document.status == "indexed"}
         for source in todo.skip:
-            self._report(FileReport(source, "skipped", error=found[source].problem))
+            file = found[source]
+            self._report(FileReport(source, "skipped", error=file.problem, error_kind=file.kind))
         for source in todo.unchanged:
             self._report(_as_before(indexed[source], "unchanged"))
         for source in todo.failed:
@@ -360,7 +364,8 @@ class Ingestion:
         else:
             stat = FileStat("", file.size, file.mtime_ns)
             self._writer.put_failure(source, stat, reader, message, error.kind, "folder")
-        self._report(FileReport(source, "failed", reader, error=message, seconds=round(seconds, 3)))
+        report = FileReport(source, "failed", reader, error=message, error_kind=error.kind, seconds=round(seconds, 3))
+        self._report(report)
 
     def _report(self, report: FileReport) -> None:
         self._reports.append(report)
@@ -389,6 +394,7 @@ def _as_before(known: StoredDocument, status: str) -> FileReport:
         pages=known.pages,
         tables=known.tables,
         error=known.error,
+        error_kind=known.error_kind,
         warnings=known.warnings,
     )
 

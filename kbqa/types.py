@@ -218,7 +218,8 @@ FileStatus = Literal["added", "updated", "unchanged", "removed", "failed", "skip
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What ingestion did with one file. `error` is one line, "" when all went well."""
+    """What ingestion did with one file. `error` is one line, "" when all went well, and `error_kind` says it in a word,
+    as the `kind` of a DocumentError."""
 
     source: str
     status: FileStatus
@@ -227,6 +228,7 @@ class FileReport:
     pages: int | None = None
     tables: int = 0
     error: str = ""
+    error_kind: str = ""
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 

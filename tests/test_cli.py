@@ -175,7 +175,7 @@ def test_ingest_reports_every_file_and_then_the_sum(shell):
     shell.put("子目录/价目表.csv", PRICES)
     *reported, summary = shell.json("ingest")
     assert [set(file) for file in reported] == [
-        {"source", "status", "reader", "chunks", "pages", "error", "seconds"}
+        {"source", "status", "reader", "chunks", "pages", "error", "error_kind", "seconds"}
     ] * 2
     assert {file["source"]: file["status"] for file in reported} == {
         "员工手册.md": "added",
@@ -556,6 +556,7 @@ def test_list_marks_a_damaged_base_and_shows_the_others(shell):
     assert (good["name"], good["documents"]) == ("default", 1)
     assert (bad["name"], bad["built"], bad["documents"]) == ("坏", True, None)
     assert "is damaged" in bad["error"]
+    assert bad["error_type"] == "KnowledgeBaseError"
     printed = shell("kb", "list").stdout
     assert "is damaged" in next(line for line in printed.splitlines() if line.startswith("坏\t"))
 
@@ -766,13 +767,18 @@ def test_home_and_json_may_stand_before_or_behind_the_command(built, monkeypatch
 def test_doctor_names_what_is_wrong_and_what_mends_it(built):
     (told,) = built.json("doctor")
     assert set(told) == {"findings", "failed", "warned"}
-    assert {frozenset(finding) for finding in told["findings"]} == {frozenset({"level", "subject", "detail", "remedy"})}
+    assert {frozenset(finding) for finding in told["findings"]} == {
+        frozenset({"level", "subject", "detail", "remedy", "code", "values"})
+    }
+    assert all(finding["code"] for finding in told["findings"])
     by_subject = {finding["subject"]: finding for finding in told["findings"]}
     assert {"python", "sqlite", "faiss-cpu", "tantivy", "configuration", "disk", "embedder", "base default"} <= set(
         by_subject
     )
     assert by_subject["base default"]["level"] == "warn"
     assert by_subject["base default"]["remedy"] == "kbqa kb documents default"
+    assert by_subject["base default"]["code"] == "base-failures"
+    assert {"base": "default", "failed": 1}.items() <= by_subject["base default"]["values"].items()
 
 
 def test_doctor_knows_every_extra_that_a_user_can_install():

@@ -57,7 +57,7 @@ def _summary_or_error(installation: Installation, name: str) -> dict[str, Any]:
         return _summary(installation, name)
     except (KbqaError, OSError) as error:
         unknown = dict.fromkeys(("documents", "failed", "chunks", "bytes"))
-        return {"name": name, "built": True, **unknown, "error": str(error)}
+        return {"name": name, "built": True, **unknown, "error": str(error), "error_type": type(error).__name__}
 
 
 def _row(row: dict[str, Any]) -> tuple[object, ...]:

@@ -61,8 +61,8 @@ class Session:
         config = load_config(home, path=settings)
         if workers is not None:
             config = replace(config, knowledge=replace(config.knowledge, workers=workers))
-        for line in idle_settings(config):
-            complain(f"kbqa: {line}", dim=True)
+        for idle in idle_settings(config):
+            complain(f"kbqa: {idle}", dim=True)
         return Installation(home, config)
 
 

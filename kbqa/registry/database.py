@@ -90,6 +90,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             source TEXT NOT NULL, is_default INTEGER NOT NULL, promoted_at REAL NOT NULL
         )""",
     ),
+    ("ALTER TABLE job_files ADD COLUMN error_kind TEXT NOT NULL DEFAULT ''",),
 )
 
 

@@ -76,6 +76,7 @@ class JobFile:
     pages: int | None = None
     error: str = ""
     seconds: float = 0.0
+    error_kind: str = ""
 
 
 _COLUMNS = ", ".join(name if name != "by" else '"by"' for name in Job.__dataclass_fields__)
@@ -295,9 +296,10 @@ def _get(connection: sqlite3.Connection, number: str) -> Job:
 
 
 def _end(connection: sqlite3.Connection, number: str, state: JobState, error: str = "", error_type: str = "") -> None:
-    rest = ("skipped", "it was not there any more") if state == "done" else ("cancelled", "")
+    rest = ("skipped", "it was not there any more", "gone") if state == "done" else ("cancelled", "", "")
     connection.execute(
-        "UPDATE job_files SET status = ?, error = ? WHERE job = ? AND status IN ('queued', 'reading')", (*rest, number)
+        "UPDATE job_files SET status = ?, error = ?, error_kind = ? WHERE job = ? AND status IN ('queued', 'reading')",
+        (*rest, number),
     )
     connection.execute(
         "UPDATE jobs SET state = ?, error = ?, error_type = ?, note = '', finished_at = ? WHERE id = ?",

@@ -18,7 +18,7 @@ from kbqa.server.auth import Caller, allow
 from kbqa.server.errors import Conflict, NotFound, NotStored, Unprocessable
 from kbqa.server.jobs import JobFields, Limit, Offset, Reader, Writer, at, job_fields
 from kbqa.server.native import WholeBaseFields
-from kbqa.server.request import ERRORS, Json, Route, Text, service_of, trace_of
+from kbqa.server.request import ERRORS, Error, ErrorFields, Json, Route, Text, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.server.uploads import HIDDEN, Limits, Received, Receiver, as_source, below, boundary_of, place, settle
 from kbqa.store import StoredDocument
@@ -33,8 +33,19 @@ Admin = Annotated[Caller, Depends(allow("admin"))]
 
 
 class RejectedFields(BaseModel):
+    """`error_kind` is a word for the reason: name, hidden, unsupported, exists, twice, folder, link, disk."""
+
     name: str
     error: str
+    error_kind: str
+
+
+class NoneTakenFields(ErrorFields):
+    rejected: list[RejectedFields]
+
+
+class NoneTakenError(BaseModel):
+    error: NoneTakenFields
 
 
 class AcceptedFields(BaseModel):
@@ -103,6 +114,9 @@ class DeletedFields(BaseModel):
 _WITHOUT_BODY = {status: said for status, said in ERRORS.items() if status not in (400, 408, 413, 502)}
 _CONFLICT: dict[int | str, dict[str, Any]] = {409: {**ERRORS[400], "description": "It is there already."}}
 _STUCK: dict[int | str, dict[str, Any]] = {409: {**ERRORS[400], "description": "The files cannot be removed."}}
+_NONE_TAKEN: dict[int | str, dict[str, Any]] = {
+    422: {"model": Error | NoneTakenError, "description": "A field is not as it should be, or no file was taken in."}
+}
 _FULL: dict[int | str, dict[str, Any]] = {507: {**ERRORS[400], "description": "The disk cannot take the files."}}
 _SAID = {"text/plain": {"schema": {"type": "string"}}}
 _FILE: dict[int | str, dict[str, Any]] = {
@@ -134,7 +148,7 @@ router = APIRouter(prefix="/api/v1/kb", tags=["documents"], route_class=Route)
     "/{kb}/documents",
     status_code=202,
     response_model=UploadFields,
-    responses={**ERRORS, **_FULL},
+    responses={**ERRORS, **_NONE_TAKEN, **_FULL},
     openapi_extra={"requestBody": _FORM},
     summary="Upload documents",
 )
@@ -163,8 +177,7 @@ async def upload(
     job = await service.run(service.runner.take_in, kb, caller.name, sources)
     await service.run(lambda: service.audit.write(trace, "upload", kb, "", documents=sources))
     accepted = [{"name": name, "source": source} for name, source in placed]
-    refused = [{"name": name, "error": error} for name, error in rejected]
-    return Json({"accepted": accepted, "rejected": refused, "job": job_fields(job)}, 202)
+    return Json({"accepted": accepted, "rejected": rejected, "job": job_fields(job)}, 202)
 
 
 async def _pieces(request: Request) -> Any:
@@ -179,29 +192,29 @@ async def _pieces(request: Request) -> Any:
         yield bytes(held)
 
 
-def _placed(files: list[Received], folder: Path, replace: bool) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Name and source of those that are in `folder` now; name and reason of those that are not. Unprocessable when
-    that is all of them."""
+def _placed(files: list[Received], folder: Path, replace: bool) -> tuple[list[tuple[str, str]], list[dict[str, str]]]:
+    """Name and source of those that are in `folder` now; the fields of those that are not. Unprocessable when that is
+    all of them."""
     placed: dict[str, tuple[str, str]] = {}  # by the source, as a disk without capitals has it
-    rejected: list[tuple[str, str]] = []
+    rejected: list[dict[str, str]] = []
     full: NotStored | None = None
     for file in files:
         try:
             source = as_source(file.name)
             if source.casefold() in placed:
-                raise DocumentError(f"{file.name!r} comes twice in this request; the first one was taken")
+                raise DocumentError(f"{file.name!r} comes twice in this request; the first one was taken", "twice")
             place(file, folder, source, replace)
             placed[source.casefold()] = file.name, source
         except DocumentError as error:
-            rejected.append((file.name, str(error)))
+            rejected.append({"name": file.name, "error": str(error), "error_kind": error.kind})
         except NotStored as error:  # the others are in their places already, and must be told of
-            rejected.append((file.name, str(error)))
+            rejected.append({"name": file.name, "error": str(error), "error_kind": "disk"})
             full = error
     if not placed and full:
         raise full
     if not placed:
         more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
-        raise Unprocessable(f"no file was taken in: {rejected[0][1]}{more}")
+        raise Unprocessable(f"no file was taken in: {rejected[0]['error']}{more}", {"rejected": rejected})
     settle(folder, [source for _, source in placed.values()])
     return list(placed.values()), rejected
 

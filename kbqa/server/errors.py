@@ -63,6 +63,7 @@ class RequestError(KbqaError):
     type = ""  # else the name of the class
     status = 400
     headers: Mapping[str, str] = {}
+    details: Mapping[str, Any] = {}  # further fields of the error
 
 
 class BadRequest(RequestError):
@@ -100,6 +101,10 @@ class TooLarge(RequestError):
 class Unprocessable(RequestError):
     status = 422
 
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
+
 
 class TooManyRequests(RequestError):
     status = 429
@@ -135,6 +140,7 @@ class Problem:
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
     error: BaseException | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 Shape = Callable[[Problem], Any]  # the JSON that says it
@@ -160,7 +166,7 @@ _STATUS: tuple[tuple[type[KbqaError], int], ...] = (
 
 
 def native_shape(problem: Problem) -> dict[str, Any]:
-    return {"error": {"type": problem.type, "message": problem.message}}
+    return {"error": {"type": problem.type, "message": problem.message, **problem.details}}
 
 
 def shaped(problem: Problem, path: str, shapes: Shapes) -> Any:
@@ -173,7 +179,7 @@ def problem_of(error: BaseException) -> Problem:
     match error:
         case RequestError():
             name = error.type or type(error).__name__
-            return Problem(error.status, name, str(error), error.headers, error)
+            return Problem(error.status, name, str(error), error.headers, error, error.details)
         case KbqaError():
             status = next(status for kind, status in _STATUS if isinstance(error, kind))
             busy = isinstance(error, GeneratorBusy | KnowledgeBaseBusy | KnowledgeBaseClosed)

@@ -42,7 +42,8 @@ class ProgressFields(BaseModel):
 
 
 class JobFileFields(BaseModel):
-    """`status`: queued, reading, added, updated, unchanged, removed, failed, skipped; cancelled: not come to."""
+    """`status`: queued, reading, added, updated, unchanged, removed, failed, skipped; cancelled: not come to.
+    `error_kind` is `error` in a word, as of documents."""
 
     source: str
     status: str
@@ -50,6 +51,7 @@ class JobFileFields(BaseModel):
     chunks: int
     pages: int | None
     error: str
+    error_kind: str
     seconds: float
 
 

@@ -81,7 +81,7 @@ class SearchFields(BaseModel):
 
 
 class BaseFields(BaseModel):
-    """The counts are null where a base cannot be opened, and `error` says why."""
+    """The counts are null where a base cannot be opened; `error` says why, `error_type` in a word."""
 
     name: str
     built: bool
@@ -90,6 +90,7 @@ class BaseFields(BaseModel):
     chunks: int | None
     bytes: int | None
     error: str | None = None
+    error_type: str | None = None
 
 
 class BasesFields(BaseModel):

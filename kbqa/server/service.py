@@ -162,7 +162,7 @@ class Service:
         except (KbqaError, OSError) as error:
             self._forget(name)
             unknown = dict.fromkeys(("documents", "failed", "chunks", "bytes"))
-            return {"name": name, "built": True, **unknown, "error": str(error)}
+            return {"name": name, "built": True, **unknown, "error": str(error), "error_type": type(error).__name__}
 
     def store(self, name: str) -> Store:
         """The base as it lies on disk, whatever it was built with. UnknownKnowledgeBase."""

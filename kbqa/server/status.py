@@ -58,12 +58,14 @@ class StatusFields(BaseModel):
 
 
 class FindingFields(BaseModel):
-    """`level`: ok, note (nothing asks for it), warn or fail."""
+    """`level`: ok, note (nothing asks for it), warn or fail. `detail` says in English what `code` and `values` tell."""
 
     level: str
     subject: str
     detail: str
     remedy: str
+    code: str
+    values: dict[str, str | int]
 
 
 class FindingsFields(BaseModel):

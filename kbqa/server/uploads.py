@@ -70,17 +70,19 @@ def as_source(name: str) -> str:
     """
     text = name.replace("\\", "/")
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
-        raise DocumentError(f"{name!r} has control characters in its name; rename it")
+        raise DocumentError(f"{name!r} has control characters in its name; rename it", "name")
     if "\ufffd" in text:
-        raise DocumentError(f"{name!r} is neither UTF-8 nor GB18030; rename it, or send its name as UTF-8")
+        raise DocumentError(f"{name!r} is neither UTF-8 nor GB18030; rename it, or send its name as UTF-8", "name")
     if text.startswith("/") or _DRIVE.match(text):
-        raise DocumentError(f"{name!r} is an absolute path; send the name alone, or with folders below the base")
+        problem = f"{name!r} is an absolute path; send the name alone, or with folders below the base"
+        raise DocumentError(problem, "name")
     parts = [_part(part, name) for part in text.split("/")]
     source = "/".join(parts)
     if len(parts) > DEEPEST or len(source.encode()) > LONGEST_NAME:
-        raise DocumentError(f"{name[:80]!r}… is too long: at most {DEEPEST} folders and {LONGEST_NAME} bytes")
+        problem = f"{name[:80]!r}… is too long: at most {DEEPEST} folders and {LONGEST_NAME} bytes"
+        raise DocumentError(problem, "name")
     if any(is_ignored(Path(part)) for part in parts):
-        raise DocumentError(f"{name!r} is hidden, or a program's own file, and no document")
+        raise DocumentError(f"{name!r} is hidden, or a program's own file, and no document", "hidden")
     if not supports(Path(source)):
         suffix = PurePosixPath(source).suffix or "files without a suffix"
         raise DocumentError(f"{name!r} is no document: kbqa does not read {suffix}", "unsupported")
@@ -90,13 +92,14 @@ def as_source(name: str) -> str:
 def _part(part: str, name: str) -> str:
     """One folder or the file; what cannot stand in a name on Windows becomes `_`, what cannot be seen goes."""
     if part.strip() in ("", ".", ".."):
-        raise DocumentError(f"{name!r} is no path of a document: no part of it may be empty, . or ..")
+        raise DocumentError(f"{name!r} is no path of a document: no part of it may be empty, . or ..", "name")
     visible = "".join(character for character in part if unicodedata.category(character) != "Cf")
     clean = _OF_WINDOWS.sub("_", unicodedata.normalize("NFC", visible)).strip().rstrip(". ")
     if not clean or len(clean.encode()) > LONGEST_PART:
-        raise DocumentError(f"{name[:80]!r} is no name for a file: use 1 to {LONGEST_PART} bytes for each part")
+        problem = f"{name[:80]!r} is no name for a file: use 1 to {LONGEST_PART} bytes for each part"
+        raise DocumentError(problem, "name")
     if is_reserved(clean):
-        raise DocumentError(f"{name!r} has a name that Windows reserves ({clean}); rename it")
+        raise DocumentError(f"{name!r} has a name that Windows reserves ({clean}); rename it", "name")
     return clean
 
 
@@ -263,11 +266,11 @@ def place(file: Received, folder: Path, source: str, replace: bool) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise DocumentError(f"{source}: a file has the name of one of its folders; rename it") from error
+            raise DocumentError(f"{source}: a file has the name of one of its folders; rename it", "folder") from error
         if below(folder, source) is None and not target.is_symlink():
-            raise DocumentError(f"{source}: one of its folders is a link that leads out of the base")
+            raise DocumentError(f"{source}: one of its folders is a link that leads out of the base", "link")
         if target.is_dir():
-            raise DocumentError(f"{source}: there is a folder of that name; rename it")
+            raise DocumentError(f"{source}: there is a folder of that name; rename it", "folder")
         if replace:
             file.path.replace(target)
         else:
@@ -295,7 +298,7 @@ def _place_new(file: Received, target: Path, source: str) -> None:
     except FileExistsError:
         if not target.is_file() or digest_of(target) != digest_of(file.path):
             raise DocumentError(
-                f"{source} exists and is another file; rename the new one, or send it with ?replace=true"
+                f"{source} exists and is another file; rename the new one, or send it with ?replace=true", "exists"
             ) from None
 
 
@@ -321,7 +324,7 @@ def _room(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise DocumentError("its name is too long for this disk; rename it") from error
+            raise DocumentError("its name is too long for this disk; rename it", "name") from error
         raise NotStored(
             f"{folder} cannot take the files in: {error.strerror or error}; nothing was taken in"
         ) from error
