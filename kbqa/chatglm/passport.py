@@ -96,16 +96,16 @@ def read_passport(folder: Path) -> Passport | None:
         raise ModelError(f"{path} is incomplete: {error}") from error
 
 
-def check_base(folder: Path, base: Path, its_fingerprint: Callable[[], str]) -> Passport | None:
+def check_base(
+    folder: Path, base: Path, its_fingerprint: Callable[[], str], warn: Callable[[str], object] = log.warning
+) -> Passport | None:
     """The passport of what was tuned and lies in `folder`; ModelError when that was another model than `base`.
 
-    To be asked after its shapes were found to fit.
+    To be asked after its shapes were found to fit. `warn` hears of one without a passport.
     """
     passport = read_passport(folder)
     if passport is None:
-        log.warning(
-            "%s has no %s: nothing tells which model it was tuned on; it fits %s in shape", folder, FILE, base.name
-        )
+        warn(f"{folder} has no {FILE}: nothing tells which model it was tuned on; it fits {base.name} in shape")
         return None
     if passport.fingerprint != (found := its_fingerprint()):
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +51,9 @@ def promote(
         raise ConfigError(f"{name} is what the model itself is called (chatglm:{name}); choose another name")
     if not checkpoint.is_dir():
         raise ConfigError(f"there is no folder {checkpoint}")
-    passport = _checked(checkpoint, base, read_architecture(base, family))
-    notes = []
-    if passport is None:
-        notes.append(f"it has no {FILE}: nothing tells which model it was tuned on; it fits {base.name} in shape")
-    elif passport.template and passport.template != template:
+    notes: list[str] = []
+    passport = _checked(checkpoint, base, read_architecture(base, family), notes.append)
+    if passport and passport.template and passport.template != template:
         notes.append("its rows with passages were filled by another prompt.template than config.yaml has now")
     if passport and passport.train_format == "input-output":
         notes.append("it was tuned on bare prompts (train_format input-output), and is asked in messages with roles")
@@ -73,7 +72,7 @@ def promote(
     return Promoted(adapter, passport, drop, tuple(notes))
 
 
-def _checked(checkpoint: Path, base: Path, a: Architecture) -> Passport | None:
+def _checked(checkpoint: Path, base: Path, a: Architecture, warn: Callable[[str], object]) -> Passport | None:
     """The passport, after the shapes were found to fit."""
     if is_lora(checkpoint):
         load_lora(checkpoint, a)
@@ -84,7 +83,7 @@ def _checked(checkpoint: Path, base: Path, a: Architecture) -> Passport | None:
             runs = sorted(path.name for path in checkpoint.glob("checkpoint-*"))
             hint = f"; name one of its checkpoints, such as {checkpoint / runs[-1]}" if runs else ""
             raise ModelError(f"{error}{hint}") from error
-    return check_base(checkpoint, base, lambda: fingerprint(base))
+    return check_base(checkpoint, base, lambda: fingerprint(base), warn)
 
 
 def _forgotten(checkpoint: Path, max_drop: float, force: bool) -> tuple[float | None, list[str]]:
