@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from random import Random
 
@@ -9,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from kbqa.build import Installation
-from kbqa.cli import kbqa
+from kbqa.cli import kbqa, screen
 from kbqa.config import Config, Home, RetrievalConfig
 from kbqa.embedders.static import SHIPPED, StaticEmbedder
 from kbqa.embedders.weight import WEIGHT_FILE, own_weight
@@ -653,6 +654,22 @@ def test_every_measure_prints_its_fields_and_a_table(home, folder, files, comman
     shown = run(home, command, folder, files).stdout
     assert "fragen" in shown
     assert "firma" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("answers", ["questions", "contains", "F1", "cited right", "right cited", "refused", "length"]),
+        ("refusal", ["answerable", "unanswerable", "answered", "at 10 %"]),
+        ("retrieval", ["recall@1", "recall@10", "ndcg@10", "p99 ms"]),
+    ],
+)
+def test_on_a_narrow_terminal_no_name_and_no_figure_is_broken_up(home, folder, files, monkeypatch, command, names):
+    monkeypatch.setattr(screen, "is_terminal", lambda stream=None: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(home, command, folder, files).stdout.splitlines()
+    for name in names:
+        assert any(re.match(rf"\s*{re.escape(name)}\s+[\d.–]+( |$)", line) for line in lines), name
 
 
 def test_a_folder_that_cannot_be_measured_does_not_stop_the_others(home, folder, files, tmp_path):

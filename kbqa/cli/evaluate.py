@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kbqa.cli.common import Command, Group, Session, kb_option, pass_session
-from kbqa.cli.screen import complain, is_terminal, print_json, say, shown, table
+from kbqa.cli.screen import complain, figure_table, is_terminal, print_json, say, shown, table
 from kbqa.errors import ConfigError
 from kbqa.types import FileReport
 
@@ -31,6 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 RETRIEVAL = ("recall@1", "recall@5", "recall@10", "mrr@10", "ndcg@10")
 EVIDENCE = ("evidence_recall@1", "evidence_recall@5", "evidence_recall@10")  # where questions come with evidence
+LATENCIES = ("p50", "p99")
 ANSWERS = {  # figure -> its column
     "queries": "questions",
     "contains": "contains",
@@ -153,7 +154,7 @@ def answers(
             _each(session, paths, lambda path: run.report(path, now, details), lambda p, r: _show_answers(p, r, rows))
         finally:
             if rows:
-                table(["", *ANSWERS.values()], rows, header=True)
+                figure_table(["", *ANSWERS.values()], rows)
         return
     then = session.installation(settings=other)
     labels = str(now.home.config.name), str(other)
@@ -184,7 +185,7 @@ def refusal(session: Session, folders: tuple[Path, ...], limit: int | None, seed
     finally:
         columns = ["", "answerable", "refused", "unanswerable", "answered", "AUC", "at 1 %", "at 5 %", "at 10 %", "ECE"]
         if rows:
-            table([*columns, "s"], rows, header=True)
+            figure_table([*columns, "s"], rows)
 
 
 @evaluation.command(cls=Command)
@@ -321,11 +322,11 @@ def _show_retrieval(folder: Path, report: dict[str, Any]) -> None:
     say(f"{shown(str(folder))}: {counts}, {report['seconds']} s", bold=True)
     figures = [figure for figure in (*RETRIEVAL, *EVIDENCE) if figure in report["arms"]["hybrid"]]
     names = [figure.replace("evidence_recall", "evidence") for figure in figures]
-    say(f"{'':8}" + "".join(f"{name:>13}" for name in names) + f"{'p50 ms':>9}{'p99 ms':>9}")
-    for name, arm in report["arms"].items():
-        latency = arm["latency_ms"]
-        row = "".join(f"{arm[figure]:>13.3f}" for figure in figures)
-        say(f"{name:8}{row}{latency['p50']:>9.1f}{latency['p99']:>9.1f}")
+    rows = [
+        [name, *(_figure(arm[figure]) for figure in figures), *(_figure(arm["latency_ms"][it], 1) for it in LATENCIES)]
+        for name, arm in report["arms"].items()
+    ]
+    figure_table(["", *names, *(f"{latency} ms" for latency in LATENCIES)], rows)
     say()
 
 
@@ -380,7 +381,7 @@ def _show_comparison(path: Path, report: dict[str, Any], labels: tuple[str, str]
             for label, key in zip(labels, ("current", "other"), strict=True):
                 _show_reply(f"{label} ({found[key]['verdict']})", found[key])
     rows = [_answers_row(label, report[key]) for label, key in zip(labels, ("current", "other"), strict=True)]
-    table([path.name, *ANSWERS.values()], rows, header=True)
+    figure_table([path.name, *ANSWERS.values()], rows)
     for label, key in zip(labels, ("current", "other"), strict=True):
         if counts := report[key].get("unanswerable"):
             say(f"{label}: {counts['asked'] - counts['answered']} of {counts['asked']} unanswerable questions refused")

@@ -16,7 +16,7 @@ import click
 from kbqa import __version__
 from kbqa.cli.common import Command, FilePath, Session, pass_session
 from kbqa.cli.models import family_option
-from kbqa.cli.screen import complain, is_terminal, print_json, say, shown, table
+from kbqa.cli.screen import complain, figure_table, is_terminal, print_json, say, shown
 from kbqa.cli.tuning import data_options, limit_options
 from kbqa.errors import ConfigError
 
@@ -232,7 +232,7 @@ def _show(out: Path, found: Sequence[Evaluation], source: int, target: int) -> N
     from kbqa.tuning.report import figures
 
     lines = {it.name: figures(it) for it in found}
-    table(["", *next(iter(lines.values()))], [[name, *line.values()] for name, line in lines.items()], header=True)
+    figure_table(["", *next(iter(lines.values()))], [[name, *line.values()] for name, line in lines.items()])
     first = found[0]
     if taught := sum(bool(it.row.teacher) for it in first.scored):
         complain(f"{taught:,} of the wanted answers were written by a model (teacher)", fg="yellow")

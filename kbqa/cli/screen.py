@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
@@ -16,11 +17,23 @@ import click
 
 from kbqa.types import Citation
 
-__all__ = ["cited", "complain", "is_terminal", "prepare_streams", "print_json", "quoted", "say", "shown", "table"]
+__all__ = [
+    "cited",
+    "complain",
+    "figure_table",
+    "is_terminal",
+    "prepare_streams",
+    "print_json",
+    "quoted",
+    "say",
+    "shown",
+    "table",
+]
 
 # Everything that moves the cursor, starts an escape sequence, ends a line or turns the direction of writing.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 NEVER_WRAPPED = ("status", "taken in", "size")  # columns
+GAP = 3  # between the columns of a table
 QUOTE_CHARACTERS = 120  # of a quote on one line; the whole of it is in --json
 
 
@@ -89,6 +102,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], header: bool
     for row in texts:
         drawn.add_row(*row)
     Console(markup=False, emoji=False, highlight=False).print(drawn)
+
+
+def figure_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """The same for figures, of which each row tells those of what its first cell names. On a terminal that is too
+    narrow for that, each has a column instead, so that neither they nor their names are broken up."""
+    if is_terminal() and _width([columns, *rows]) > shutil.get_terminal_size().columns:
+        columns, *rows = [list(map(str, line)) for line in zip(columns, *rows, strict=True)]
+    table(columns, rows, header=True)
+
+
+def _width(rows: Sequence[Sequence[object]]) -> int:
+    """Of a table, nothing of which is wrapped."""
+    from rich.cells import cell_len
+
+    return sum(max(cell_len(shown(str(cell))) for cell in column) + GAP for column in zip(*rows, strict=True))
 
 
 def cited(citation: Citation) -> str:
