@@ -33,6 +33,7 @@ __all__ = [
     "question_terms",
     "stem",
     "stop_words",
+    "whole_names",
 ]
 
 VERSION = "1"  # stands in every base: an index built with other terms is not searched with these
@@ -141,10 +142,21 @@ def _words(pieces: Sequence[str]) -> list[str]:
 def question_terms(question: str) -> Terms:
     """The terms to search for: each once, stop words dropped (kept if nothing else is left)."""
     terms = analyze(question)
-    words = list(dict.fromkeys(terms.words))
+    words = list(dict.fromkeys(map(_parted, terms.words)))
     bigrams = list(dict.fromkeys(terms.bigrams))
     stop = stop_words()
     return Terms([w for w in words if w not in stop] or words, [b for b in bigrams if b not in stop] or bigrams)
+
+
+_HELPING = frozenset("能会要可想给")
+
+
+@lru_cache(maxsize=4096)
+def _parted(word: str) -> str:
+    """报 for 能报, which the cutter takes for a name: a helping verb with the word behind it."""
+    import rjieba
+
+    return word[1:] if len(word) == 2 and word[0] in _HELPING and not rjieba.has_word(word) else word
 
 
 @lru_cache(maxsize=4096)
@@ -155,6 +167,27 @@ def _is_cjk(word: str) -> bool:
 INSIDE = 0.7
 INFLECTED = 0.9
 
+# What makes another thing of a name that it stands before, and is often cut off from it.
+_ANOTHER = re.compile("(?:副|陪(?=产)|半(?=年[报度])|非(?=工作|正式)).{2,}")
+
+
+def _joined(words: Iterable[str]) -> list[str]:
+    """The words, those that make another thing with the word behind them as one: 陪产假, 副院长, 非工作日."""
+    joined: list[str] = []
+    for word in words:
+        if joined and len(joined[-1]) == 1 and _ANOTHER.fullmatch(joined[-1] + word):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
+
+
+def whole_names(question: str, words: Iterable[str]) -> list[str]:
+    """Each word as the question names it: 陪产假 for 产假."""
+    asked = _joined(analyze(question).words)
+    names = {name[1:]: name for name in asked if name[1:] not in asked and _ANOTHER.fullmatch(name)}
+    return [names.get(word, word) for word in words]
+
 
 class Passage:
     """A text that is asked for one word at a time."""
@@ -163,6 +196,9 @@ class Passage:
         """`folded` is what `fold` makes of it, where the caller has it already."""
         self.text = fold(text) if folded is None else folded
         self._words: frozenset[str] | None = None
+        self._others: list[
+            str
+        ] = []  # those of the words that name another thing than they would from the second character
 
     @classmethod
     def each(cls, lines: Sequence[str]) -> list[Passage]:
@@ -174,13 +210,15 @@ class Passage:
         """1 where the word stands, else the share of its character pairs that do (报销制度 in 报销办法: a third).
 
         A Chinese word whose characters stand there inside other words counts INSIDE: the dictionary cuts 年假 now as
-        one word, now as two, but 产假 is not 陪产假. An English word in another form counts INFLECTED; other Latin
-        words and numbers must be words of the text.
+        one word, now as two. In the name of another thing it counts nothing: 产假 is not 陪产假, 院长 not 副院长. An
+        English word in another form counts INFLECTED; other Latin words and numbers must be words of the text.
         """
         if not _is_cjk(word):
             return self._share_of_latin(word)
         if word in self.text:
-            return 1.0 if word in self._all_words() else INSIDE
+            if word in self._all_words():
+                return 1.0
+            return 0.0 if any(other.startswith(word, 1) for other in self._others) else INSIDE
         if len(word) < 3:  # its only pair is the word itself
             return 0.0
         pairs = [word[i : i + 2] for i in range(len(word) - 1)]
@@ -196,5 +234,9 @@ class Passage:
     def _all_words(self) -> frozenset[str]:
         """Most texts that are asked hold no word of the question: they are never cut."""
         if self._words is None:
-            self._words = frozenset(_words(_CJK_RUN.split(self.text)))
+            words = _words(_CJK_RUN.split(self.text))
+            if _ANOTHER.search(self.text):
+                words = _joined(words)
+                self._others = [word for word in words if _ANOTHER.fullmatch(word)]
+            self._words = frozenset(words)
         return self._words

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kbqa.analyzer import Passage, fold, latin, question_terms
+from kbqa.analyzer import Passage, fold, latin, question_terms, whole_names
+from kbqa.pointers import label_of, pointers
 from kbqa.questions import gap_fillers, identifiers, share_held
 from kbqa.ranges import Asked, Range, asked_amounts, ranges
 from kbqa.sentences import header_of, sentence_spans
@@ -65,7 +66,13 @@ class Candidate:
     pinned: float  # share of the question's numbers and model names that it or its context holds
     hit_score: float  # of its hit, the best hit having 1
     whole: float  # 1 for a table row, and for what ends like a sentence: other things are often running heads
+    pointer: str = ""  # the sentence of another hit that points at its table
     ranged: float = 0.0  # 1 for the row whose range holds the question's number best, -1 where it does not hold it
+
+    @property
+    def anywhere(self) -> float:
+        """The share of the question's words that its passage holds."""
+        return self.own + self.context + self.before + self.after + self.elsewhere
 
     @property
     def score(self) -> float:
@@ -82,8 +89,18 @@ def gather(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> 
     asked = _asked(question, tuple(weights.items()))
     best = max((hit.score for hit in hits), default=0.0) or 1.0
     return [
-        candidate for rank, hit in enumerate(hits) for candidate in _of_hit(asked, rank, hit.chunk, hit.score / best)
+        candidate
+        for rank, hit in enumerate(hits)
+        for candidate in _of_hit(asked, rank, hit.chunk, _pointer(hit.chunk, hits), hit.score / best)
     ]
+
+
+def _pointer(chunk: Chunk, hits: Sequence[Hit]) -> str:
+    """The sentence of one of the hits that points at the table of `chunk`; "" when none does."""
+    if not (its := label_of(chunk)):
+        return ""
+    found = (pointers(hit.chunk.text).get(its, "") for hit in hits if hit.chunk.source == chunk.source)
+    return next(filter(None, found), "")
 
 
 def together(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> Candidate | None:
@@ -121,6 +138,7 @@ def together(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -
 class _Asked:
     text: str  # folded
     words: Sequence[str]
+    names: Sequence[str]  # what is looked for of each word: 陪产假 for 产假, where that was asked
     weights: Sequence[float]  # of the words, their sum is 1
     pairs: Sequence[str]
     latin: Sequence[str]
@@ -129,7 +147,7 @@ class _Asked:
     amounts: Sequence[Asked]
 
     def shares(self, passage: Passage) -> list[float]:
-        return [passage.share(word) for word in self.words]
+        return [passage.share(name) for name in self.names]
 
     def gain(self, shares: Sequence[float], known: Sequence[float]) -> float:
         """The weight of what `shares` hold beyond `known`."""
@@ -161,6 +179,7 @@ def _asked(question: str, weights: tuple[tuple[str, float], ...]) -> _Asked:
     return _Asked(
         fold(question),
         words,
+        whole_names(question, words),
         [weight / mass for weight in given],
         terms.bigrams,
         latin(terms.words),
@@ -171,16 +190,16 @@ def _asked(question: str, weights: tuple[tuple[str, float], ...]) -> _Asked:
 
 
 @lru_cache(maxsize=8 * AT_ONCE)
-def _of_hit(asked: _Asked, rank: int, chunk: Chunk, hit_score: float) -> tuple[Candidate, ...]:
-    return tuple(_candidates(asked, rank, chunk, hit_score))
+def _of_hit(asked: _Asked, rank: int, chunk: Chunk, pointer: str, hit_score: float) -> tuple[Candidate, ...]:
+    return tuple(_candidates(asked, rank, chunk, pointer, hit_score))
 
 
-def _candidates(asked: _Asked, rank: int, chunk: Chunk, hit_score: float) -> Iterator[Candidate]:
+def _candidates(asked: _Asked, rank: int, chunk: Chunk, pointer: str, hit_score: float) -> Iterator[Candidate]:
     spans = sentence_spans(chunk.text)
     passages = Passage.each([chunk.text[start:end] for start, end in spans])
     shares = [asked.shares(passage) for passage in passages]
     nothing = [0.0] * len(asked.words)
-    above = asked.shares(Passage(chunk.context))
+    above = asked.shares(Passage(f"{chunk.context}\n{pointer}"))
     headers = [header_of(chunk.text, start, chunk.preface) for start, _ in spans]
     fits = _fits(
         asked.amounts, [chunk.text[start:end] if it else "" for (start, end), it in zip(spans, headers, strict=True)]
@@ -189,9 +208,10 @@ def _candidates(asked: _Asked, rank: int, chunk: Chunk, hit_score: float) -> Ite
         if fit > 0:  # the row speaks of the number, without saying it
             shares[at] = [1.0 if asked.counts(word) else it for word, it in zip(asked.words, shares[at], strict=True)]
     anywhere = [max(column) for column in zip(above, *shares, strict=True)]
+    leads = _leads(chunk.text, spans, shares) if any(headers) else shares
     for at, (start, end) in enumerate(spans):
         text, own, header = chunk.text[start:end], shares[at], headers[at]
-        around = _larger(above, asked.shares(Passage(header))) if header else above
+        around = _larger(_larger(above, leads[at]), asked.shares(Passage(header))) if header else above
         before = shares[at - 1] if at else nothing
         after = shares[at + 1] if at + 1 < len(shares) else nothing
         here = _larger(own, around)
@@ -215,8 +235,22 @@ def _candidates(asked: _Asked, rank: int, chunk: Chunk, hit_score: float) -> Ite
             pinned=share_held(asked.pinned, f"{text}\n{header}\n{chunk.context}"),
             hit_score=hit_score,
             whole=float(bool(header or _WHOLE.search(text))),
+            pointer=pointer if header else "",
             ranged=fits[at],
         )
+
+
+def _leads(text: str, spans: Sequence[tuple[int, int]], shares: Sequence[list[float]]) -> list[list[float]]:
+    """For each span what the nearest paragraph above it holds, for a sentence with its own: a table row is told by the
+    words that introduce its table, 「住宿费的限额见下表」."""
+    leads: list[list[float]] = []
+    lead, before = [0.0] * len(shares[0]), 0
+    for (start, end), its in zip(spans, shares, strict=True):
+        if CELL_SEPARATOR not in text[start:end]:
+            lead = its if "\n" in text[before:start] else _larger(lead, its)
+        leads.append(lead)
+        before = end
+    return leads
 
 
 def _fits(amounts: Sequence[Asked], rows: Sequence[str]) -> list[float]:

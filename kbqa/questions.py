@@ -8,7 +8,7 @@ from typing import Literal
 
 from kbqa.analyzer import fold
 
-__all__ = ["Task", "gap_fillers", "identifiers", "share_held", "task"]
+__all__ = ["Task", "gap_fillers", "identifiers", "impersonal", "share_held", "task"]
 
 _YEAR = r"(?:19|20)\d\d"
 _SPOKEN = r"[二三四五六七八九十百千万亿两半][一二三四五六七八九十百千万亿零两半点]*|一[二三四五六七八九十百千万亿点]+"
@@ -17,6 +17,10 @@ _MONTHS = r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b"
 _TIME = re.compile(
     rf"(?:\d+|{_SPOKEN}|一)\s*(?:年|月|日|号|天|周|点|时|小时|分钟|秒|个月|个工作日|世纪)|周[一二三四五六日]|\b{_YEAR}\b"
     rf"|{_MONTHS}|\d+:\d\d|\d+ (?:years?|months?|weeks?|days?|hours?|minutes?|seconds?)\b"
+)
+# So long: 5天, 三个月, 两年; neither 3月31日 nor 2021年.
+_LENGTH = re.compile(
+    rf"(?<![\d.月])(?!{_YEAR}年)(?:\d+(?:\.\d+)?|{_SPOKEN}|一)\s*(?:个月|个?工作日|个?小时|个?星期|天|日|周|年|分钟)"
 )
 # A number that is no date: 2017年 or "in May 2017" does not say how many.
 _NUMBER = re.compile(
@@ -27,11 +31,12 @@ _NUMBER = re.compile(
 _GAPS: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = (
     (
         re.compile(
-            r"什么时候|何时|哪一?[年月天日]|几月|几号|日期|时间|多久|多长时间|几点|[几多][少]?[年天周]|几个月|\bwhen\b"
+            r"什么时候|何时|哪一?[年月天日]|几月|几号|日期|时间|多久|多长时间|几点|[几多]少?[年周]|\bwhen\b"
             r"|\b(?:what|which) (?:year|month|date|day|time)\b|\bhow long\b"
         ),
         _TIME,
     ),
+    (re.compile("(?:几|多少)(?:天|个(?:月|工作日|小时))"), _LENGTH),
     (
         re.compile(
             r"多少(?![年天周])|几[个次位家种名倍项条]|多[大高长远宽重快深]|比例|金额|价格|费用|占比|百分之几|[率量额]是"
@@ -61,6 +66,28 @@ def gap_fillers(question: str) -> list[re.Pattern[str]]:
 def identifiers(question: str) -> set[str]:
     """Numbers, model names and ordinals, folded: a passage about another one of them does not answer."""
     return set(_IDENTIFIER.findall(fold(question)))
+
+
+# The organisation of whoever asks: 我们公司, 咱们单位; 本院, 公司 and 单位 at the beginning of a clause and behind a
+# preposition, where no name can stand before them. 日本公司, 公司法 and 单位成本 are other things.
+_ORGANISATION = "(?:公司|单位|企业|集团|学校|医院|工?厂|[院校司])"
+_ASKER = re.compile(
+    r"(?:(?:(?<!\w)(?:请问|我?想?问一?下)?在?|(?<=[在跟给向找从让]))"
+    rf"(?:公司(?![法债制])|单位(?!成本|价格|面积|时间|:)|[院厂校]里|[本贵]{_ORGANISATION})"
+    rf"|(?:我|[我咱你]们|咱){_ORGANISATION})里?的?|咱们?"
+)
+_SAYS = re.compile(r"\w")
+
+
+def impersonal(question: str) -> str:
+    """`question` without the words for the asker's own organisation: 「年假有几天？」 for 「我们公司年假有几天？」.
+
+    All documents are the organisation's, so these words say nothing about where the answer stands. A question that
+    holds no others stays as it is.
+    """
+    folded = fold(question)
+    bare = _ASKER.sub("", folded).strip()
+    return bare if bare != folded and _SAYS.search(bare) else question
 
 
 def share_held(pinned: set[str], text: str) -> float:

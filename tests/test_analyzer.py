@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from kbqa.analyzer import Passage, analyze, fold, question_terms, stem
+from kbqa.analyzer import INSIDE, Passage, analyze, fold, question_terms, stem, whole_names
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,33 @@ def test_a_passage_holds_an_english_word_in_another_form_a_little_less():
     assert 0.5 < passage.share("acquire") < 1
     assert passage.share("1000") == 1
     assert passage.share("100") == passage.share("firmware") == 0
+
+
+def test_a_helping_verb_is_no_part_of_a_name():
+    assert question_terms("住宿能报多少").words == ["住宿", "报"]
+    assert question_terms("何炅是谁").words == ["何炅"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "share"),
+    [
+        ("陪产假十五天。", "产假", 0),
+        ("产假一百五十八天，陪产假十五天。", "产假", 1),
+        ("由副院长批准。", "院长", 0),
+        ("非工作日加班按两倍计算。", "工作日", 0),
+        ("公司发布了半年度报告。", "年度", 0),
+        ("部门经理批准。", "经理", INSIDE),
+        ("带薪年假五天。", "年假", INSIDE),
+    ],
+)
+def test_a_name_within_the_name_of_another_thing_does_not_stand_there(text, word, share):
+    assert Passage(text).share(word) == share
+
+
+def test_a_word_is_asked_for_by_its_whole_name():
+    assert whole_names("陪产假有几天？", ["产假", "天"]) == ["陪产假", "天"]
+    assert whole_names("院长和副院长由谁任命？", ["院长", "任命"]) == ["院长", "任命"]
+    assert Passage("陪产假十五天。").share("陪产假") == 1
 
 
 @pytest.mark.parametrize("lines", [[], ["年假"], ["報銷制度ＡＢＣ", "", "Σας e\u0301", "、，。", "\u0301 alone", "ﷺ①"]])

@@ -15,7 +15,7 @@ FLOORS = [  # lowest first
     {"types", "importing", "endpoint", "yamlfile"},
     {"config", "numberwords"},
     {"analyzer", "idle"},
-    {"questions", "sentences", "ranges"},
+    {"questions", "sentences", "ranges", "pointers"},
     {"evidence"},
     {"readers", "splitter", "embedders", "store", "registry", "prompt", "support", "chatglm"},
     {"generators", "retriever", "sandbox", "documents"},

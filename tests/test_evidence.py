@@ -54,6 +54,34 @@ def test_of_open_ranges_the_nearest_one_wins():
     assert best("工龄25年，年假天数是多少？", rows).text == "满20年 | 15天"
 
 
+LODGING = "乙类 | 苏州 | 400元\n丙类 | 其他 | 310元"
+
+
+def test_a_row_counts_with_the_paragraph_that_introduces_its_table():
+    text = f"机票另行规定。\n住宿限额见下表。超出部分自理。\n类别 | 城市 | 标准\n{LODGING}\n住宿发票由本人保管。"
+    found = best("苏州住宿标准是多少？", hit(text))
+    assert found.text == "乙类 | 苏州 | 400元"
+    rows = {it.text: it.context for it in gather("苏州住宿机票", {}, [hit(text)]) if it.header}
+    assert rows == pytest.approx({"乙类 | 苏州 | 400元": 1 / 3, "丙类 | 其他 | 310元": 1 / 3})  # of 住宿, not of 机票
+
+
+def test_a_row_counts_with_the_sentence_elsewhere_that_points_at_its_table():
+    rule = hit("第八条 住宿费按城市分级报销，标准见附表一。", heading="第三章 费用")
+    table = hit(f"级别 | 城市 | 每天\n{LODGING}", 0.4, heading="附则 > 附表一 限额")
+    found = [it for it in gather("苏州住宿标准是多少？", {}, [rule, table]) if it.header]
+    assert found[0].pointer == "第八条 住宿费按城市分级报销，标准见附表一"
+    assert found[0].context > 0.5
+    (alone, *_) = gather("苏州住宿标准是多少？", {}, [table])
+    assert (alone.pointer, alone.context) == ("", 0)
+
+
+def test_a_longer_name_that_holds_the_one_asked_for_is_another_thing():
+    assert gather("产假怎么休？", {}, [hit("男员工陪产假为十五天。")]) == []
+    found = best("产假多少天？", hit("陪产假十五天。", 1.0), hit("女员工产假为一百五十八天。", 0.5))
+    assert found.text == "女员工产假为一百五十八天。"
+    assert best("陪产假多少天？", hit("产假一百五十八天。"), hit("男员工陪产假为十五天。")).rank == 1
+
+
 def test_the_header_of_a_table_is_no_candidate():
     assert "城市 | 上限" not in [candidate.text for candidate in gather("城市的上限是多少？", {}, [hit(TABLE)])]
 

@@ -209,6 +209,24 @@ def test_a_sentence_that_points_at_a_table_brings_its_rows():
     )
 
 
+def test_a_table_is_told_whole_when_the_question_names_no_row():
+    table = "职级 | 一线城市 | 其他\n经理 | 600元 | 350元\n主管 | 400元 | 220元"
+    passage = f"住宿限额按职级划分，具体见下表。\n{table}"
+    told = "职级：经理；一线城市：600元；其他：350元\n职级：主管；一线城市：400元；其他：220元"
+    assert extract("住宿限额的标准是多少？", passage, sentences=1) == told
+    assert extract("主管在一线城市的住宿限额是多少？", passage, sentences=1) == "主管；一线城市：400元"
+
+
+def test_a_sentence_that_points_at_a_table_elsewhere_brings_its_rows():
+    rule = Chunk("办法.md", 0, "第八条 住宿费限额报销，住宿费标准见附件2。", (0, 22), heading="第三章")
+    table = Chunk("办法.md", 1, "级别 | 限额\n一级 | 800\n二级 | 600", (22, 50), heading="附件2")
+    other = Chunk("别的.md", 0, "级别 | 限额\n一级 | 30", (0, 20), heading="附件2")
+    hits = tuple(Hit(chunk, 1.0) for chunk in (rule, table, other))
+    asked = GenerationRequest((Message("user", "？"),), "住宿费标准是多少？", hits, {})
+    told = "".join(piece.text for piece in ExtractiveGenerator(1).stream(asked))
+    assert told == f"{rule.text}\n级别：一级；限额：800\n级别：二级；限额：600"
+
+
 def test_not_more_sentences_are_taken_than_were_asked_for():
     passage = "年假有十天。病假有五天。婚假有三天。产假有九十八天。"
     question = "年假、病假、婚假、产假各有几天？"

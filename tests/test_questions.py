@@ -3,7 +3,7 @@ import re
 import pytest
 
 from kbqa.analyzer import fold
-from kbqa.questions import Task, gap_fillers, identifiers, task
+from kbqa.questions import Task, gap_fillers, identifiers, impersonal, task
 
 
 def fillers(question, text):
@@ -39,6 +39,10 @@ def test_a_date_is_no_amount_and_一系列_no_number(question, text):
     assert fillers(question, text) == []
 
 
+def test_a_day_of_the_calendar_does_not_say_how_many_days():
+    assert fillers("年假有几天？", "可顺延至次年3月31日，2025年起为八天。") == ["八天"]
+
+
 def test_a_question_that_asks_for_a_name_has_no_pattern():
     assert gap_fillers("谁负责备份？") == []
 
@@ -46,6 +50,40 @@ def test_a_question_that_asks_for_a_name_has_no_pattern():
 def test_numbers_models_and_ordinals_pin_a_question_down():
     assert identifiers("KB200 的第二级、2024年、三类城市") == {"kb200", "第二", "2024", "三"}
     assert identifiers("漢水最終注入哪一條河？") == set()
+
+
+@pytest.mark.parametrize(
+    ("question", "bare"),
+    [
+        ("公司年假有几天？", "年假有几天?"),
+        ("请问公司的班车几点发？", "班车几点发?"),
+        ("我们單位食堂在哪？", "食堂在哪?"),
+        ("咱们几点上班", "几点上班"),
+        ("我在公司干满十年，年假几天", "我在干满十年,年假几天"),
+        ("院里有班车吗", "有班车吗"),
+        ("贵公司的产品保修多久", "产品保修多久"),
+    ],
+)
+def test_the_asker_s_own_organisation_is_left_out(question, bare):
+    assert impersonal(question) == bare
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "甲公司和乙公司的净利润",
+        "子公司的年假有几天？",
+        "这家公司在哪里？",
+        "蓝天旅游有限公司2021年的营业收入",
+        "日本公司的年假有几天？",
+        "公司法规定了什么？",
+        "单位成本是多少？",
+        "我们公司",
+        "Which company is it?",
+    ],
+)
+def test_another_organisation_is_what_a_question_is_about(question):
+    assert impersonal(question) == question
 
 
 # --- one thing or several --------------------------------------------------------------------------------------------

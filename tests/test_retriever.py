@@ -137,6 +137,12 @@ def test_a_question_of_signs_alone_finds_nothing_it_is_sure_of(kb):
     assert kb.search("？？！").confidence == 0
 
 
+def test_who_asks_for_the_own_company_is_answered_as_who_does_not(kb):
+    assert kb.search("我们公司年假有几天？") == kb.search("年假有几天?")
+    told = kb.retriever.search("公司普通员工呢？", history=[("请问公司住宿费每天多少？", "……")])
+    assert told == kb.retriever.search("普通员工呢?", history=[("住宿费每天多少?", "……")])
+
+
 def test_an_empty_base_answers_with_nothing(tmp_path):
     installation = Installation(Home(tmp_path), Config())
     with installation.temporary_base(tmp_path / "空", []) as empty:
@@ -272,6 +278,40 @@ def test_a_follow_up_that_no_passage_speaks_of_is_not_answered_with_the_words_of
     history = turns("X200网关的额定功耗是多少？")
     assert company.retriever.search("它的重量呢？", history=history).confidence > 0.5
     assert company.retriever.search("它的保修期呢？", history=history).confidence == 0
+
+
+def handbook(tmp_path):
+
+    table = Block("table", "工作年限 | 天数\n满1年不满5年 | 7天\n满5年不满15年 | 12天", header_rows=1)
+    blocks = (
+        Block("heading", "休假", level=1),
+        Block("text", "年休假按工作年限计算，见下表。"),
+        table,
+        Block("heading", "费用", level=1),
+        Block("text", "住宿费限额报销，标准见附表一。"),
+        Block("text", "误餐补贴每天二十五元。"),
+        Block("heading", "附表一", level=1),
+        Block("table", "级别 | 元\n一级 | 800\n二级 | 600", header_rows=1),
+    )
+    document = Document("手册.md", "手册", blocks, "0" * 64, "md")
+    others = [
+        Document(f"{n}.md", f"{n}", (Block("text", f"第{n}号仓库存放住宿用品。"),), f"{n:064}", "md") for n in range(9)
+    ]
+    return Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "库", [document, *others])
+
+
+def test_a_follow_up_with_a_number_is_told_by_the_row_whose_range_holds_it(tmp_path):
+    with handbook(tmp_path) as kb:
+        found = kb.retriever.search("那满十年的呢？", history=turns("年假有几天？"))
+        assert found.confidence > kb.retrieval.min_confidence
+        assert kb.ask("那满十年的呢？", turns("年假有几天？")).text == "工作年限：满5年不满15年；天数：12天"
+
+
+def test_the_table_that_a_passage_points_at_is_found_with_it(tmp_path):
+    with handbook(tmp_path) as kb:
+        first, second, *_ = kb.search("住宿费限额报销标准是多少？").hits
+        assert (first.chunk.heading, second.chunk.heading) == ("费用", "附表一")
+        assert len({hit.chunk.id for hit in kb.search("住宿费限额报销标准是多少？", 50).hits}) == kb.store.chunk_count
 
 
 def test_a_long_conversation_does_not_get_slow_or_too_long(company):

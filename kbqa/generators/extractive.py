@@ -25,9 +25,7 @@ LIST = 100  # characters of a sentence with semicolons that is quoted whole
 ROWS = 8  # of a table that a sentence points at, ...
 TABLE = 320  # ... and characters: a longer one is not told
 
-_POINTS = re.compile(
-    r"下表|表如下|(?:标准|规定|明细|对应关系)如下[:：。]?$|\b(?:following|below) table|table below", re.IGNORECASE
-)
+_POINTS = re.compile(r"下表|表如下|如下[:：。]?$|\b(?:following|below) table|table below", re.IGNORECASE)
 
 
 class ExtractiveGenerator:
@@ -51,16 +49,33 @@ class ExtractiveGenerator:
 def choose(question: str, hits: Sequence[Hit], weights: Mapping[str, float], most: int) -> list[str]:
     """The sentences that answer, best first."""
     words = question_terms(question).words
-    picked = pick([(candidate.score, candidate) for candidate in gather(question, weights, hits)], most)
-    return list(dict.fromkeys(text for it in picked for text in _all_of(it, hits[it.rank].chunk, words)))
+    candidates = gather(question, weights, hits)
+    picked = pick([(candidate.score, candidate) for candidate in candidates], most)
+    told: dict[str, None] = {}
+    for it in picked:
+        if sum(map(len, told)) <= ENOUGH:  # a table may be longer
+            told |= dict.fromkeys(_all_of(it, hits[it.rank].chunk, candidates, words))
+    return list(told)
 
 
-def _all_of(candidate: Candidate, chunk: Chunk, words: Sequence[str]) -> list[str]:
+def _all_of(candidate: Candidate, chunk: Chunk, candidates: Sequence[Candidate], words: Sequence[str]) -> list[str]:
     """What is told of a candidate, a text a line."""
     if candidate.header:
-        return [_told(candidate.text, candidate.header, words)]
-    table = _table_behind(candidate, chunk) if _POINTS.search(candidate.text) else []
+        rows = [(row.text, row.header) for row in _equals(candidate, candidates)]
+        return [_told(row, header, words) for row, header in _short(rows) or [(candidate.text, candidate.header)]]
+    table = _table_behind(candidate, chunk) if _POINTS.search(candidate.text) else _attached(candidate, candidates)
     return [_whole(candidate, chunk.text), *(_told(row, header, words) for row, header in table)]
+
+
+def _equals(row: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """All rows of its table, if the question names none of them; else itself alone."""
+    rows = [it for it in candidates if (it.rank, it.header) == (row.rank, row.header)]
+    return rows if all((it.own, it.ranged) == (row.own, 0) for it in rows) else [row]
+
+
+def _attached(candidate: Candidate, candidates: Sequence[Candidate]) -> list[tuple[str, str]]:
+    """(row, header) of the table elsewhere in the document that the candidate points at (见附表一)."""
+    return _short([(it.text, it.header) for it in candidates if it.pointer and candidate.text.startswith(it.pointer)])
 
 
 def _table_behind(candidate: Candidate, chunk: Chunk) -> list[tuple[str, str]]:
@@ -71,6 +86,11 @@ def _table_behind(candidate: Candidate, chunk: Chunk) -> list[tuple[str, str]]:
             rows.append((chunk.text[start:end], header))
         elif rows:
             break
+    return _short(rows)
+
+
+def _short(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The rows, none where they are long."""
     return rows if len(rows) <= ROWS and sum(len(row) for row, _ in rows) <= TABLE else []
 
 

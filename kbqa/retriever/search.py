@@ -20,6 +20,9 @@ from kbqa.analyzer import Passage, Terms, fold, question_terms
 from kbqa.config import RetrievalConfig
 from kbqa.embedders.weight import own_weight
 from kbqa.errors import QuestionError
+from kbqa.evidence import gather
+from kbqa.pointers import label_of, pointers
+from kbqa.questions import impersonal
 from kbqa.retriever.confidence import confidence
 from kbqa.retriever.followup import leaning, standalone
 from kbqa.retriever.fusion import Candidates, Ranking, calibrated, reordered
@@ -42,6 +45,8 @@ BELONGS = 0.5  # of the earlier question's words: a passage that answers both ho
 TOLD = 0.3  # of what was asked just now; where no passage holds as much, the earlier question's words prove nothing
 
 DEEPEST = 20_000  # chunks that are looked at to find some that fit
+
+LAST = 10_000  # chunks of a document in which a table is looked for
 
 LISTENED_TO = 5  # best passages whose wording decides by which of its names a thing is called
 
@@ -121,7 +126,7 @@ class Retriever:
                 return self._retrieved(self._search(question, k), k)
             # Who was told that the documents do not tell goes on to something else, unless the question says otherwise.
             meant = self._meant(
-                [asked for asked, told in history[-TURNS_BACK:] if leans == "yes" or REFUSAL not in told]
+                [impersonal(asked) for asked, told in history[-TURNS_BACK:] if leans == "yes" or REFUSAL not in told]
             )
             return self._retrieved(self._follow(question, meant, k), k)
 
@@ -200,14 +205,28 @@ class Retriever:
             passages = [found.passages[i].searchable for i in first]
             judged = dict(zip(first, self._reranker().score(found.question, passages), strict=True))
             ranking = reordered(ranking, list(judged.values()), self._config.reranker.weight)
-        hits = tuple(
+        hits = [
             Hit(found.passages[i], score, candidates.lexical.get(i), candidates.dense.get(i), judged.get(i))
             for i, score in ranking[:k]
-        )
+        ]
+        if fits is None:
+            hits = self._with_tables(hits)[:k]
         asked = {word: weight for word, weight in found.weights.items() if word not in found.carried}
-        told = not found.carried or _told(asked, hits) >= TOLD
+        told = not found.carried or _told(found.question, asked, hits) >= TOLD
         sure = confidence(found.question, found.weights, hits) if told else 0.0
-        return Retrieval(hits, sure, found.weights, found.question)
+        return Retrieval(tuple(hits), sure, found.weights, found.question)
+
+    def _with_tables(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The hits, behind each of the best ones the table that it points at (见附表一), which may share no word with
+        the question."""
+        found: dict[int, Hit] = {}
+        for hit in hits[:LISTENED_TO]:
+            found.setdefault(hit.chunk.id, hit)
+            for its in pointers(hit.chunk.text):
+                chunks = self._store.neighbours(hit.chunk.source, 0, LAST)
+                if table := next((chunk for chunk in chunks if label_of(chunk) == its), None):
+                    found.setdefault(table.id, replace(hit, chunk=table))
+        return [*found.values(), *(hit for hit in hits[LISTENED_TO:] if hit.chunk.id not in found)]
 
     def _named(self, question: str) -> dict[str, tuple[str, ...]]:
         return (self._synonyms.current if self._synonyms else common()).named(question)
@@ -233,7 +252,7 @@ class Retriever:
         return {i: float(stored[i] @ vector) if i in stored else 0.0 for i in ids}
 
     def _usable(self, question: str) -> str:
-        question = question.strip()
+        question = impersonal(question.strip())
         if not question:
             raise QuestionError("the question is empty")
         limit = self._config.max_question_characters
@@ -269,11 +288,11 @@ def _speaks_of_both(together: _Found, alone: _Found) -> bool:
     return _held(earlier, best) >= BELONGS and _held(own, best) >= _held(own, best_alone)
 
 
-def _told(asked: Mapping[str, float], hits: Sequence[Hit]) -> float:
+def _told(question: str, asked: Mapping[str, float], hits: Sequence[Hit]) -> float:
     """How much of what was asked just now one of the best hits holds; all, when nothing was asked (为什么？)."""
     if not asked:
         return 1.0
-    return max((_held(asked, Passage(hit.chunk.searchable)) for hit in hits[:LISTENED_TO]), default=0.0)
+    return max((it.anywhere for it in gather(question, asked, hits[:LISTENED_TO])), default=0.0)
 
 
 def _held(weights: Mapping[str, float], passage: Passage) -> float:
