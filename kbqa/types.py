@@ -300,8 +300,8 @@ class GenerationRequest:
 class Piece:
     """A part of what a generator says: new text (never repeated), a tool call, or the end.
 
-    A tool call is whole: {"id": "...", "name": "...", "arguments": {...}}. The last piece has `finish` set and carries
-    the token counts where the generator knows them.
+    A tool call is whole: {"id": "...", "name": "...", "arguments": {...}}. The last piece has `finish` set. The counts
+    are those so far, where the generator knows them, so that they are known of an answer that is broken off too.
     """
 
     text: str = ""

@@ -68,6 +68,9 @@ def test_it_says_what_the_model_says_and_counts_the_tokens(generator, folder):
     reply, _ = model.chat("年假有几天？", do_sample=False, max_new_tokens=20)
     assert "".join(piece.text for piece in pieces) == reply
     assert (last.prompt_tokens, last.completion_tokens) == (len(ids), len(new))
+    so_far = [(piece.prompt_tokens, piece.completion_tokens) for piece in pieces if piece.completion_tokens]
+    assert so_far
+    assert so_far == sorted({(len(ids), count) for _, count in so_far}), "also while it is written"
     assert last.finish == ("length" if len(new) == 20 else "stop")
 
 

@@ -185,6 +185,19 @@ def test_token_counts_are_not_needed(chat_server):
     assert list(made(chat_server).stream(ASKED))[-1] == Piece(finish="stop")
 
 
+def test_what_a_server_counts_while_it_writes_is_known_by_then(chat_server):
+    """As vLLM does with stream_options: {continuous_usage_stats: true}."""
+    so_far = [
+        {**delta(text), "usage": {"prompt_tokens": 20, "completion_tokens": at + 1}} for at, text in enumerate("十天")
+    ]
+    chat_server.script = [events(*so_far, ends=False)]
+    stream = made(chat_server).stream(ASKED)
+    told = [next(stream), next(stream)]
+    assert [(piece.prompt_tokens, piece.completion_tokens) for piece in told] == [(20, 1), (20, 2)]
+    with pytest.raises(GeneratorError, match="broke off"):
+        next(stream)
+
+
 def test_a_server_that_does_not_know_how_to_count_is_asked_again_once_and_then_without(chat_server):
     detail = [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]
     chat_server.script = [refusal(422, {"detail": detail})]

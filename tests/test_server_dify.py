@@ -91,7 +91,7 @@ class Slow:
 
     def stream(self, request):
         try:
-            yield Piece("工作满一年的员工每年享有10天年假。满十年")
+            yield Piece("工作满一年的员工每年享有10天年假。满十年", prompt_tokens=7, completion_tokens=3)
             with request.cancellation.waking(self.go_on.set):
                 self.go_on.wait(20)
             request.cancellation.check()
@@ -618,6 +618,7 @@ def test_an_answer_can_be_stopped_and_what_was_said_of_it_is_kept(slow):
     assert model.stopped.is_set()
     assert end["event"] == "message_end"
     assert [source["position"] for source in end["metadata"]["retriever_resources"]] == [1]
+    assert end["metadata"]["usage"]["total_tokens"] == 10
     (round,) = listed(running, "/v1/messages", conversation_id=first["conversation_id"])["data"]
     assert round["answer"] == first["answer"] == "工作满一年的员工每年享有10天年假。[1]"
     stop(running, first["task_id"])

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serverkit import HANDBOOK, serving, take_in, wait_until
 
 from kbqa.cancellation import Cancellation
-from kbqa.errors import RegistryError
+from kbqa.errors import GeneratorError, RegistryError
 from kbqa.generators.turns import Turns
 from kbqa.server import stream
 from kbqa.server.metrics import SHARED, Metrics
@@ -93,6 +93,52 @@ def test_tokens_are_counted_by_route_and_stand_in_the_log(modelled, chat_server)
     }
     whole, *_ = modelled.log.requests
     assert (whole["prompt_tokens"], whole["completion_tokens"]) == (20, 9)
+
+
+class Talker:
+    """Says two words and counts its tokens, then goes on, waits or fails."""
+
+    name = "talker"
+
+    def __init__(self):
+        self.fails, self.stopped = False, threading.Event()
+
+    def stream(self, request):
+        try:
+            yield Piece("员工每年", prompt_tokens=20, completion_tokens=1)
+            yield Piece("享有10天年假。", prompt_tokens=20, completion_tokens=2)
+            if self.fails:
+                raise GeneratorError("the model broke down")
+            with request.cancellation.waking(self.stopped.set):
+                self.stopped.wait(20)
+            request.cancellation.check()
+        finally:
+            self.stopped.set()
+
+
+@pytest.mark.parametrize("path", [ASK, "/v1/chat/completions", "/v1/chat-messages"])
+def test_tokens_of_an_answer_that_is_broken_off_are_counted_too(home, path):
+    bodies = {
+        ASK: {"question": LEAVE, "stream": True},
+        "/v1/chat/completions": {"model": "chatglm", "messages": [{"role": "user", "content": "你好"}], "stream": True},
+        "/v1/chat-messages": {"query": LEAVE, "user": "甲", "inputs": {}, "response_mode": "streaming"},
+    }
+    with serving(home, talker := Talker()) as running:
+        where = path.format(kb="default")
+        with running.http.stream("POST", where, json=bodies[path]) as reply:
+            for line in reply.iter_lines():
+                if "10天" in line:
+                    break
+        assert talker.stopped.wait(20), "the client has gone"
+        wait_until(lambda: running.log.requests)
+        talker.fails = True
+        running.post(where, bodies[path])
+        wait_until(lambda: len(running.log.requests) == 2)
+        counted = [(it["prompt_tokens"], it["completion_tokens"]) for it in running.log.requests]
+        assert counted == [(20, 2), (20, 2)]
+        figure = read(running)
+        assert figure("kbqa_tokens_total", route=path, kind="prompt") == 40
+        assert figure("kbqa_tokens_total", route=path, kind="completion") == 4
 
 
 def test_a_model_whose_queue_is_full_is_told_from_one_that_fails(modelled, chat_server):

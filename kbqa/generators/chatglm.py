@@ -123,7 +123,7 @@ class ChatGLMGenerator:
                     break
                 count += 1
                 if shown := text.add(it):
-                    yield Piece(shown)
+                    yield Piece(shown, prompt_tokens=len(ids), completion_tokens=count)
                 if text.stopped:
                     break
         if rest := text.end():

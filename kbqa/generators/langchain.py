@@ -64,14 +64,13 @@ class LangChainGenerator:
         try:
             with closing(model.stream(_input(model, request.messages), stop=stop)) as chunks:
                 for chunk in chunks:
-                    text = chunk if isinstance(chunk, str) else str(chunk.text)
-                    if text:
-                        yield Piece(text)
                     if not isinstance(chunk, str):
                         finish = "length" if _cut_off(chunk) else finish
                         usage = chunk.usage_metadata
                         prompt_tokens += usage["input_tokens"] if usage else 0
                         completion_tokens += usage["output_tokens"] if usage else 0
+                    if text := chunk if isinstance(chunk, str) else str(chunk.text):
+                        yield Piece(text, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
                     request.cancellation.check()
                     if request.deadline is not None and time.monotonic() > request.deadline:
                         raise GeneratorError(f"{self.name} did not finish in time")

@@ -20,6 +20,7 @@ from kbqa.types import GenerationRequest, Message, Piece
 
 __all__ = ["OpenAIGenerator"]
 
+Finish = Literal["stop", "length", "tool_calls"]
 BUSY = {429, 503}
 GLANCE = 3.0  # seconds for finding out whether the server is there
 SHORTER = "lower prompt.max_characters or prompt.history_turns"
@@ -68,9 +69,9 @@ class OpenAIGenerator:
                 for text in answer.read(reply):
                     request.cancellation.check()
                     if shown := stopper.add(text):
-                        yield Piece(shown)
+                        yield answer.piece(shown)
                     if stopper.hit:  # the server does not heed `stop`, or not in time; closing stops it
-                        yield Piece(finish="stop")
+                        yield answer.piece(finish="stop")
                         return
                 if held := stopper.end():
                     yield Piece(held)
@@ -79,9 +80,7 @@ class OpenAIGenerator:
         except (NoReply, UnexpectedAnswer) as error:
             request.cancellation.check()  # which breaks the connection off
             raise self._error(str(error)) from error
-        yield Piece(
-            finish=answer.finish, prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens
-        )
+        yield answer.piece(finish=answer.finish)
 
     def check(self) -> tuple[bool, str]:
         """Asks which models the server has: (whether this one is among them, as far as it tells; what it said).
@@ -181,13 +180,16 @@ class _Answer:
         self._finish = ""
         self._calls: list[dict[str, str]] = []
         self._places: dict[int, int] = {}  # a call's index -> where it stands in _calls
-        self.prompt_tokens = self.completion_tokens = 0
+        self._prompt_tokens = self._completion_tokens = 0  # as far as the server has told them
 
     @property
-    def finish(self) -> Literal["stop", "length", "tool_calls"]:
+    def finish(self) -> Finish:
         if self._finish in _LENGTH:
             return "length"
         return "tool_calls" if self._calls else "stop"
+
+    def piece(self, text: str = "", finish: Finish | None = None) -> Piece:
+        return Piece(text, finish=finish, prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
 
     def read(self, reply: Reply) -> Iterator[str]:
         """New text, until the server says that this is all."""
@@ -238,8 +240,8 @@ class _Answer:
     def _heard(self, chunk: Mapping[str, Any]) -> Iterator[str]:
         try:
             if usage := chunk.get("usage"):
-                self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
-                self.completion_tokens = int(usage.get("completion_tokens") or 0)
+                self._prompt_tokens = int(usage.get("prompt_tokens") or 0)
+                self._completion_tokens = int(usage.get("completion_tokens") or 0)
             for choice in chunk["choices"][:1]:
                 delta = choice.get("delta") or choice.get("message") or {}
                 self._finish = choice.get("finish_reason") or self._finish

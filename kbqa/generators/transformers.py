@@ -112,7 +112,7 @@ class TransformersGenerator:
                 count += 1
                 ended = token in model.ends
                 if shown := stopper.add(text.add(token)):
-                    yield Piece(shown)
+                    yield Piece(shown, prompt_tokens=len(ids), completion_tokens=count)
                 if stopper.hit:
                     break
             request.cancellation.check()

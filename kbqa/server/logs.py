@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kbqa.types import Answer, Piece
+
 __all__ = ["AuditLog", "Trace", "log", "log_to_stderr"]
 
 log = logging.getLogger("kbqa.server")
@@ -30,10 +32,15 @@ class Trace:
     started: float = field(default_factory=time.perf_counter)
     who: str | None = None  # the name of the key; None where nobody has asked for it yet
     base: str | None = None
-    prompt_tokens: int = 0  # of a finished answer, where the model tells them
+    prompt_tokens: int = 0  # of the answer so far, where the model tells them
     completion_tokens: int = 0
     error: str | None = None  # also one that came after the status was sent
     at_end: list[Callable[[], None]] = field(default_factory=list)  # called when the whole answer is sent
+
+    def count(self, part: object) -> None:
+        """A part of the answer, which may tell how many tokens it took so far."""
+        if isinstance(part, Piece | Answer) and (part.prompt_tokens or part.completion_tokens):
+            self.prompt_tokens, self.completion_tokens = part.prompt_tokens, part.completion_tokens
 
 
 class AuditLog:

@@ -88,7 +88,7 @@ class Metrics:
         )
         self.tokens = Counter(
             "kbqa_tokens",
-            "Tokens of finished answers, as far as the model tells them.",
+            "Tokens of answers, also of those that were broken off, as far as the model has told them.",
             ["route", "kind"],
             registry=to,
         )

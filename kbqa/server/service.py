@@ -291,6 +291,7 @@ class Service:
         try:
             with self._asking(base), closing(self._parts(base, question, history, options)) as parts:
                 for part in parts:
+                    trace.count(part)
                     if not spoken:
                         self.metrics.stage_seconds.labels("first").observe(time.perf_counter() - start)
                         spoken = True
@@ -298,7 +299,6 @@ class Service:
                         outcome = "grounded" if part.grounded else "refused"
                         self.metrics.stage_seconds.labels("answer").observe(time.perf_counter() - start)
                         self.metrics.count_stages(part)
-                        trace.prompt_tokens, trace.completion_tokens = part.prompt_tokens, part.completion_tokens
                         documents = list(dict.fromkeys(citation.source for citation in part.citations))
                         self.audit.write(trace, "ask", base, question, documents=documents, grounded=part.grounded)
                     yield part
@@ -334,14 +334,13 @@ class Service:
                 for piece in pieces:
                     if not said:
                         self.metrics.stage_seconds.labels("first").observe(time.perf_counter() - start)
+                    trace.count(piece)
                     said.append(piece)
                     yield piece
             outcome = "written"
             self.metrics.stage_seconds.labels("answer").observe(time.perf_counter() - start)
             self.audit.write(trace, "chat", None, request.messages[-1].content)
-            whole = _whole(said)
-            trace.prompt_tokens, trace.completion_tokens = whole.prompt_tokens, whole.completion_tokens
-            yield whole
+            yield _whole(said)
         except Cancelled:
             raise
         except Exception as error:

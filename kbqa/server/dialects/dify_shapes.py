@@ -234,7 +234,19 @@ def _so_far(question: str, said: Sequence[Piece | Sentence]) -> Answer:
     sentences = tuple(part for part in said if isinstance(part, Sentence))
     citations = {citation.marker: citation for sentence in sentences for citation in sentence.citations}
     end = sentences[-1].span[1] if sentences else 0
-    return Answer(question, text[:end], tuple(citations.values()), (), True, 0.0, sentences=sentences, cut_off=True)
+    last = next((part for part in reversed(said) if isinstance(part, Piece)), Piece())
+    return Answer(
+        question,
+        text[:end],
+        tuple(citations.values()),
+        (),
+        True,
+        0.0,
+        sentences=sentences,
+        cut_off=True,
+        prompt_tokens=last.prompt_tokens,
+        completion_tokens=last.completion_tokens,
+    )
 
 
 def _usage(answer: Answer) -> dict[str, Any]:
