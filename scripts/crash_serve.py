@@ -8,7 +8,8 @@ again:
 - the base opens and `verify` has nothing to complain about that it could not mend.
 
 And once it runs again: every job comes to an end, every document that was answered for is found by the word that only
-it holds, none that was answered to be removed is, and no question is answered with a fault of the service.
+it holds, none that was answered to be removed is, one in the midst of whose removal the service was killed is there
+with its file or gone with it, and no question is answered with a fault of the service.
 
     python scripts/crash_serve.py --kills 30
 """
@@ -56,6 +57,7 @@ class World:
     words: dict[str, str] = field(default_factory=dict)  # source -> the word that only it holds
     kept: set[str] = field(default_factory=set)  # answered with 202
     gone: set[str] = field(default_factory=set)  # answered to be removed
+    asked: set[str] = field(default_factory=set)  # to be removed, and nothing was answered
     given_up: set[str] = field(default_factory=set)  # jobs in whose midst the service was killed too often
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -112,10 +114,12 @@ def remove(world: World, http: httpx.Client) -> None:
             return
         source = world.rng.choice(sorted(world.kept))
         world.kept.discard(source)  # from here on it may be gone, or not: the answer will tell
+        world.asked.add(source)
     answer = http.delete(f"{API}/documents/{source}")
     if answer.status_code not in (200, 202):
         world.wrong.append(f"a removal was answered with {answer.status_code}: {answer.text[:200]}")
     with world.lock:
+        world.asked.discard(source)
         world.gone.add(source)
         world.outcomes["files removed"] += 1
 
@@ -183,6 +187,10 @@ def catch_up(world: World, http: httpx.Client) -> list[str]:
     for source in world.rng.sample(sorted(world.gone), min(10, len(world.gone))):
         if source in found(http, world.words[source]):
             wrong.append(f"{source} was removed and is found")
+    for source in sorted(world.asked):
+        file, known = ((world.home.documents(KB) / source).is_file(), source in found(http, world.words[source]))
+        if file != known:
+            wrong.append(f"{source} was to be removed, and its file {'is there' if file else 'is gone'} alone")
     return wrong
 
 

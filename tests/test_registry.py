@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -306,6 +306,27 @@ def test_jobs_of_one_base_are_done_in_order_and_never_two_at_once(jobs):
     assert jobs.claim({"a"}).id == other.id
     assert jobs.claim({"a", "b"}) is None
     assert jobs.claim({"b"}).id == second.id
+    assert jobs.claim(()) is None
+
+
+def test_a_job_that_waits_may_be_withdrawn_and_nobody_stumbles_over_it(jobs, monkeypatch):
+    running, waiting = (jobs.add("a", "remove", "x", ["1.md"]) for _ in range(2))
+    assert jobs.claim(()).id == running.id
+    for job in (running, waiting):
+        jobs.withdraw(job.id)
+    assert [job.id for job in jobs.all()] == [running.id], "who works on one goes on"
+    assert jobs.files(waiting.id, 10) == []
+    waiting = jobs.add("b", "remove", "x", ["1.md"])
+    writing = jobs._database.writing
+
+    @contextmanager
+    def meanwhile():
+        with writing() as connection:
+            connection.execute("DELETE FROM jobs WHERE id = ?", (waiting.id,))
+        with writing() as connection:
+            yield connection
+
+    monkeypatch.setattr(jobs._database, "writing", meanwhile)
     assert jobs.claim(()) is None
 
 

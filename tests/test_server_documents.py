@@ -20,7 +20,7 @@ from kbqa.config import Config, Home
 from kbqa.errors import DocumentError, RegistryError
 from kbqa.server import auth, runner
 from kbqa.server.uploads import as_source, below
-from kbqa.store import verify
+from kbqa.store import Store, verify
 from kbqa.types import Block, Document
 
 HANDBOOK = "# 员工手册\n\n工作满一年的员工每年享有10天年假。\n".encode()
@@ -461,6 +461,50 @@ def test_a_document_is_removed_by_a_job_while_the_base_is_being_written(service,
     assert not service.ask("食堂几点开门？").json()["grounded"]
 
 
+def test_a_removal_in_whose_midst_the_service_is_killed_is_done_when_it_is_there_again(home, monkeypatch):
+    (home / "knowledge" / "default" / "食堂.txt").write_bytes(CANTEEN)
+    Installation(Home(home), Config()).ingest("default")
+
+    def killed(*arguments):
+        raise ZeroDivisionError
+
+    with serving(home) as service:
+        service.service.runner.stop()
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "write", killed)
+            assert service.http.delete("/api/v1/kb/default/documents/食堂.txt").status_code == 500
+        assert (on_disk(home), sources(service)) == (["员工手册.md"], ["员工手册.md", "食堂.txt"])
+    (home / "config.yaml").write_text("server: {}", encoding="utf-8")
+    with serving(home) as again:
+        (home / "config.yaml").write_text("broken: [", encoding="utf-8")
+        wait_until(lambda: sources(again) == ["员工手册.md"])
+        (job,) = again.http.get("/api/v1/jobs").json()["jobs"]
+        assert (job["kind"], ended(again.http, job["id"])["state"]) == ("remove", "done")
+
+
+def test_a_removal_that_did_not_come_to_its_file_changes_nothing(service, home):
+    """Killed before that, or somebody has sent a file of that name again."""
+    job = service.service.jobs.add("default", "remove", "x", ["员工手册.md"])
+    done = ended(service.http, job.id)
+    assert [(file["status"], file["error"]) for file in done["files"]] == [("skipped", "a file of that name is there")]
+    assert service.ask("年假有几天？").json()["grounded"]
+
+
+def test_a_removal_that_cannot_be_written_down_changes_nothing(service, home, monkeypatch):
+    def full(*arguments):
+        raise RegistryError("kbqa.sqlite cannot grow")
+
+    monkeypatch.setattr(service.service.jobs, "add", full)
+    error_of(service.http.delete("/api/v1/kb/default/documents/员工手册.md"), 503)
+    assert on_disk(home) == sources(service) == ["员工手册.md"]
+
+
+def test_a_removal_that_is_done_at_once_leaves_no_job_behind(service):
+    service.service.runner.stop()
+    assert service.http.delete("/api/v1/kb/default/documents/员工手册.md").json()["removed"]
+    assert service.http.get("/api/v1/jobs").json()["total"] == 0
+
+
 # --- bases -----------------------------------------------------------------------------------------------------------
 
 
@@ -668,7 +712,10 @@ LYING = "the files lie in knowledge/default, and the next ingest of that folder 
 
 def test_an_upload_while_the_settings_are_broken_says_so_and_the_next_ingest_takes_it_in(service, home):
     config = home / "config.yaml"
-    for name, broken, wrong in (("食堂.txt", "embedder: [", "not valid YAML"), ("公车.txt", "embedder: {kind: 静态}", "静态")):
+    for name, broken, wrong in (
+        ("食堂.txt", "embedder: [", "not valid YAML"),
+        ("公车.txt", "embedder: {kind: 静态}", "静态"),
+    ):
         config.write_text(broken, encoding="utf-8")
         job = taken_in(service, (name, CANTEEN))
         assert (job["state"], job["error"]["type"]) == ("failed", "ConfigError")

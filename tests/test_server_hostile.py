@@ -212,7 +212,7 @@ def test_a_file_is_removed_only_by_the_name_that_it_has(service, home, monkeypat
     """Where capitals do not matter, and on Windows final dots, `A.MD` and `a.md.` open a.md too."""
     folder = home / "knowledge" / "default"
     monkeypatch.setattr("kbqa.server.documents.below", lambda folder, source: folder / "员工手册.md")
-    monkeypatch.setattr("kbqa.server.documents._is_spelled", lambda path: False)
+    monkeypatch.setattr("kbqa.server.removal._is_spelled", lambda path: False)
     assert service.http.delete(f"{UPLOAD}/员工手册.MD").status_code == 404
     assert (folder / "员工手册.md").exists()
 

@@ -170,6 +170,11 @@ class Jobs:
             connection.execute("UPDATE jobs SET cancel = 1 WHERE id = ? AND state = 'running'", (number,))
             return _get(connection, number)
 
+    def withdraw(self, number: str) -> None:
+        """Forgets one that still waits, and that whoever added it has done himself."""
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM jobs WHERE id = ? AND state = 'queued'", (number,))
+
     def cancel_all(self, base: str) -> None:
         for job in self.all(base=base):
             if job.state not in ENDED:
@@ -206,7 +211,8 @@ class Jobs:
         if number is None:
             return None
         with self._database.writing() as connection:
-            return _run(connection, number) if _get(connection, number).state == "queued" else None
+            row = connection.execute("SELECT state FROM jobs WHERE id = ?", (number,)).fetchone()
+            return _run(connection, number) if row == ("queued",) else None
 
     def claim_alike(self, job: Job) -> list[Job]:
         """Those that wait right behind `job`, which was claimed, and can be done in one go with it: they run now.

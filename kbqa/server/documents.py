@@ -14,19 +14,20 @@ from starlette.responses import FileResponse, Response
 
 from kbqa.errors import ConfigError, DocumentError, KnowledgeBaseBusy, KnowledgeBaseError, UnknownKnowledgeBase
 from kbqa.fields import document_fields
+from kbqa.registry import Job
 from kbqa.server.auth import Caller, allow
 from kbqa.server.errors import Conflict, NotFound, NotStored, Unprocessable
 from kbqa.server.jobs import JobFields, Limit, Offset, Reader, Writer, at, job_fields
 from kbqa.server.native import WholeBaseFields
+from kbqa.server.removal import no_document, remove
 from kbqa.server.request import ERRORS, Error, ErrorFields, Json, Route, Text, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.server.uploads import HIDDEN, Limits, Received, Receiver, as_source, below, boundary_of, place, settle
 from kbqa.store import StoredDocument
 
-__all__ = ["file_of", "no_document", "router"]
+__all__ = ["file_of", "router"]
 
 PIECE = 1 << 18  # bytes of a body that are written at once
-AT_ONCE = 1.0  # seconds for which a base that is being written is waited for before a removal becomes a job
 PATIENCE = 15.0  # seconds in which jobs may end whose base is to be deleted
 
 Admin = Annotated[Caller, Depends(allow("admin"))]
@@ -298,69 +299,23 @@ def file_of(service: Service, kb: str, source: str) -> Path:
     responses={
         **_WITHOUT_BODY,
         **_STUCK,
-        202: {"model": RemovedFields, "description": "A job will, because the base is being written."},
+        202: {"model": RemovedFields, "description": "A job will, as soon as the base can be written."},
     },
     summary="Remove a document and its file",
 )
 async def remove_document(kb: str, source: str, request: Request, caller: Writer) -> Response:
     service, trace = service_of(request), trace_of(request)
     trace.base = kb
-    done = await service.run(_remove, service, kb, source)
+    job = await service.run(_remove, service, kb, source, caller.name)
     await service.run(lambda: service.audit.write(trace, "remove", kb, "", documents=[source]))
-    if done:
+    if job is None:
         return Json({"source": source, "removed": True, "job": None})
-    job = await service.run(service.jobs.add, kb, "remove", caller.name, [source])
     service.runner.wake()
     return Json({"source": source, "removed": False, "job": job_fields(job)}, 202)
 
 
-def _remove(service: Service, kb: str, source: str) -> bool:
-    """Whether it is gone already; its file is in any case."""
-    kb, folder = _folder(service, kb)
-    try:
-        store = service.store(kb)
-        known = store.document(source) is not None
-    except UnknownKnowledgeBase:
-        store, known = None, False
-    path = below(folder, source)
-    there = path is not None and (path.is_file() or path.is_symlink()) and (known or _is_spelled(path))
-    if not known and not there:
-        raise no_document(kb, source)
-    if path is not None and there:
-        _unlink(path, folder)
-    if store is None:
-        return True
-    try:
-        with store.write(AT_ONCE) as writer:
-            writer.remove(source)
-    except KnowledgeBaseBusy:
-        return False
-    return True
-
-
-def _is_spelled(path: Path) -> bool:
-    """Whether the file has this very name: where capitals do not matter, or final dots, another name would do too, and
-    the document that is called as the file is would be left without one."""
-    return path.name in (entry.name for entry in path.parent.iterdir())
-
-
-def _unlink(path: Path, folder: Path) -> None:
-    """The file, and the folders that it leaves empty."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise Conflict(f"{path.name} cannot be removed: {error.strerror}; it is still there, and answers") from error
-    for parent in path.parents:
-        if parent == folder:
-            return
-        try:
-            parent.rmdir()
-        except OSError:  # not empty
-            return
-
-
-def no_document(kb: str, source: str) -> NotFound:
-    return NotFound(f"{kb} has no document {source!r}")
+def _remove(service: Service, kb: str, source: str, who: str) -> Job | None:
+    return remove(service, *_folder(service, kb), source, who)
 
 
 # --- bases -----------------------------------------------------------------------------------------------------------

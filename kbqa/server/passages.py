@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from kbqa.errors import DocumentError
 from kbqa.sandbox import render_page
-from kbqa.server.documents import file_of, no_document
+from kbqa.server.documents import file_of
 from kbqa.server.errors import NotFound, Unprocessable
 from kbqa.server.jobs import Reader
+from kbqa.server.removal import no_document
 from kbqa.server.request import ERRORS, Json, service_of, trace_of
 from kbqa.server.service import Service
 from kbqa.types import Chunk

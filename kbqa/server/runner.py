@@ -366,7 +366,10 @@ class _Run:
 
 
 def _still_there(home: Home, job: Job) -> str:
-    """What whoever uploaded files is to know of them when their job fails, as the end of the reason; "" if nothing."""
+    """What whoever uploaded or removed files is to know of them when the job fails, as the end of the reason; "" if
+    nothing."""
+    if job.kind == "remove":
+        return "; the document is still in the base, delete it again"
     folder = home.documents(job.base)
     if job.kind != "ingest" or not any(folder.joinpath(*source.split("/")).is_file() for source in job.sources or ()):
         return ""

@@ -86,7 +86,7 @@ class _Work:
     def __init__(
         self, order: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None], stopped: threading.Event
     ) -> None:
-        self._installation = _installation(Home(Path(order["home"])))
+        self._home = Home(Path(order["home"]))
         self._base: str = order["base"]
         self._kind: str = order["kind"]
         self._sources: list[str] | None = order["sources"]
@@ -115,8 +115,8 @@ class _Work:
                 raise _Stopped
 
     def _ingest(self) -> None:
-        folder = self._installation.home.documents(self._base)
-        self._installation.ingest(
+        folder = self._home.documents(self._base)
+        _installation(self._home).ingest(
             self._base,
             None if self._sources is None else [folder / source for source in self._sources],
             rebuild=self._kind == "rebuild",
@@ -127,9 +127,15 @@ class _Work:
         )
 
     def _remove(self) -> None:
-        with self._installation.store(self._base) as store, store.write() as writer:
+        """Of documents whose files are gone: a name whose file is there is another document by now, or still the old
+        one, because the service was killed before it had removed anything."""
+        from kbqa.store import Store
+
+        with Store.open(self._home.base(self._base)) as store, store.write() as writer:
             for source in self._sources or ():
-                if writer.remove(source):
+                if _is_there(self._home.documents(self._base), source):
+                    self._on_file(FileReport(source, "skipped", error="a file of that name is there"))
+                elif writer.remove(source):
                     self._on_file(FileReport(source, "removed"))
 
     def _on_plan(self, plan: Plan) -> None:
@@ -147,3 +153,12 @@ class _Work:
     def _check(self) -> None:
         if self._stopped.is_set():
             raise _Stopped
+
+
+def _is_there(folder: Path, source: str) -> bool:
+    """By this very name, also where capitals do not matter."""
+    parts = source.split("/")
+    if any(part in ("", ".", "..") for part in parts):  # what a program pushed may be called anything
+        return False
+    path = folder.joinpath(*parts)
+    return path.parent.is_dir() and path.name in (entry.name for entry in path.parent.iterdir())
