@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -29,9 +29,20 @@ if TYPE_CHECKING:
     from kbqa.build import Installation
     from kbqa.store import Store
 
-__all__ = ["Finding", "Level", "examine", "examine_open", "gpu_finding"]
+__all__ = ["Code", "Finding", "Level", "examine", "examine_open", "gpu_finding"]
 
 Level = Literal["ok", "note", "warn", "fail"]  # note: optional, and nothing here asks for it
+# fmt: off
+Code = Literal[
+    "kbqa", "kbqa-broken", "python", "library", "library-broken", "extra", "extra-missing", "extra-asked",
+    "gpu", "gpu-none", "gpu-unseen", "gpu-unfit", "disk", "folder", "folder-missing", "folder-locked",
+    "configuration", "configuration-wrong", "configuration-missing", "configuration-idle",
+    "variable", "variable-misspelt", "embedder", "embedder-broken", "reranker", "reranker-broken",
+    "generator", "generator-server", "generator-unsure", "generator-broken",
+    "base", "base-failures", "base-broken", "base-outdated", "base-unbuilt", "base-missing",
+    "synonyms", "synonyms-wrong",
+]
+# fmt: on
 LIBRARIES = ("faiss", "tantivy", "numpy", "rjieba", "python_calamine", "pypdfium2", "selectolax", "fastapi", "uvicorn")
 DISTRIBUTIONS = {"faiss": "faiss-cpu"}  # module -> where they differ
 EXTRAS = {
@@ -56,12 +67,12 @@ class Finding:
     level: Level
     subject: str
     detail: str
-    remedy: str = ""  # a command, or what to change
-    code: str = ""  # stays what it is, whatever becomes of the words
-    values: Mapping[str, str | int] = field(default_factory=dict)
+    remedy: str  # a command, or what to change
+    code: Code  # stays what it is, whatever becomes of the words
+    values: Mapping[str, str | int]
 
 
-def _finding(level: Level, subject: str, code: str, detail: str, remedy: str = "", **values: object) -> Finding:
+def _finding(level: Level, subject: str, code: Code, detail: str, remedy: str = "", **values: object) -> Finding:
     """`{name}` in `detail` stands for what `values` has under that name."""
     told = {name: value if isinstance(value, int) else str(value) for name, value in values.items()}
     return Finding(level, subject, detail.format_map(told), remedy, code, told)
@@ -155,9 +166,8 @@ def _extras(config: Config) -> Iterator[Finding]:
             yield _finding("ok", extra, "extra", "installed: {purpose}", purpose=purpose)
             continue
         level: Level = "fail" if needed.get(extra) else "warn" if wished.get(extra) else "note"
-        code, detail = "extra-missing", "not installed: {purpose}"
-        if level != "note":
-            code, detail = "extra-asked", f"{detail}, which config.yaml asks for"
+        code: Code = "extra-missing" if level == "note" else "extra-asked"
+        detail = "not installed: {purpose}" + (", which config.yaml asks for" if level != "note" else "")
         lacks = f" (lacks {', '.join(absent)})" if 0 < len(absent) < len(wanted) else ""
         yield _finding(level, extra, code, detail, f"pip install 'kbqa[{extra}]'", purpose=purpose + lacks)
 
@@ -303,7 +313,8 @@ def _parts(installation: Installation, opened: Open) -> Iterator[Finding]:
         if isinstance(generator, OpenAIGenerator):
             good, seen = generator.check()
             level: Level = "ok" if good else "warn"
-            code, remedy = ("generator-server", "") if good else ("generator-unsure", NAMES)
+            code: Code = "generator-server" if good else "generator-unsure"
+            remedy = "" if good else NAMES
             yield _finding(level, "generator", code, "{name}: {why}", remedy, name=generator.name, why=seen)
         else:
             yield _finding("ok", "generator", "generator", "{name}", name=generator.name)
@@ -328,12 +339,20 @@ def _base(installation: Installation, opened: Open, name: str) -> Finding:
     if made != today:
         remedy = ingest_command(name, rebuild=True)
         return _finding("fail", subject, "base-outdated", "was built with other settings", remedy, base=name)
-    failed, detail, code, remedy = counts.failed, "{documents} documents, {passages} passages", "base", ""
-    if failed:
-        detail, code, remedy = f"{detail}; {{failed}} failed", "base-failures", f"kbqa kb documents {as_argument(name)}"
-    level: Level = "warn" if failed else "ok"
-    held = {"documents": counts.documents, "passages": counts.chunks, "failed": failed}
-    return _finding(level, subject, code, detail, remedy, base=name, **held)
+    detail = "{documents} documents, {passages} passages"
+    if not counts.failed:
+        return _finding("ok", subject, "base", detail, base=name, documents=counts.documents, passages=counts.chunks)
+    return _finding(
+        "warn",
+        subject,
+        "base-failures",
+        f"{detail}; {{failed}} failed",
+        f"kbqa kb documents {as_argument(name)}",
+        base=name,
+        documents=counts.documents,
+        passages=counts.chunks,
+        failed=counts.failed,
+    )
 
 
 def _synonyms(installation: Installation, name: str) -> Iterator[Finding]:

@@ -1,15 +1,19 @@
 """The page in a real browser, and what it alone asks of the service: passages, pages of PDFs, its own files."""
 
+import ast
 import os
 import re
 import shutil
 import threading
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from serverkit import serving, wait_until
 
+import kbqa
 from kbqa.build import Installation
+from kbqa.checks import Code
 from kbqa.config import Config, Home
 from kbqa.errors import GeneratorBusy
 from kbqa.server import passages, stream
@@ -148,6 +152,29 @@ def test_every_word_that_the_page_shows_is_there_in_both_languages():
             r"\b(?:word|button|toast|tell|t)\(\"([\w-]+)\"|data-(?:say|label)=\"([\w-]+)\"", content.decode()
         )
         assert {first or second for first, second in shown} <= set(known), name
+
+
+def chinese():
+    """What the page says for the service, by its codes."""
+    return set(re.findall(r"^  \"?([\w-]+)\"?: \"", site().files["said.js"].decode(), re.M))
+
+
+def test_whatever_doctor_finds_has_its_chinese():
+    assert {key.removeprefix("found_") for key in chinese() if key.startswith("found_")} == set(get_args(Code))
+    assert {key.removeprefix("mend_") for key in chinese() if key.startswith("mend_")} <= set(get_args(Code))
+
+
+def test_every_reason_why_a_file_is_not_taken_in_has_words():
+    kinds = set()
+    for module in Path(kbqa.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(module.read_bytes())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("DocumentError", "Found"):
+                told = [given.value for given in call.keywords if given.arg in ("kind", "error_kind")]
+                told += call.args[1:2] if call.func.id == "DocumentError" else call.args[4:5]
+                kinds |= {each.value for each in told if isinstance(each, ast.Constant)}
+    assert len(kinds) > 15
+    shown = set(re.findall(r"^  \"?why_([\w-]+)\"?: \[", site().files["words.js"].decode(), re.M))
+    assert kinds <= shown
 
 
 def test_a_passage_comes_with_its_surroundings(running):
@@ -584,7 +611,7 @@ def test_files_are_uploaded_listed_with_their_reasons_and_deleted(running, visit
     rows = page.locator(".uploads li")
     expect(rows.filter(has_text="程序.exe")).to_contain_text("未接受不支持 .exe 文件")
     expect(rows.filter(has_text="食堂.txt")).to_contain_text("已收录")
-    expect(rows.filter(has_text="坏的.pdf")).to_contain_text("未能收录")
+    expect(rows.filter(has_text="坏的.pdf")).to_contain_text("未能收录文件已损坏")
     listed = page.locator("table.documents tbody tr")
     expect(listed).to_have_count(2)
     expect(listed.filter(has_text="坏的.pdf").locator(".reason")).to_contain_text("文件已损坏")
@@ -601,11 +628,69 @@ def test_files_are_uploaded_listed_with_their_reasons_and_deleted(running, visit
         page.get_by_role("button", name="下载 食堂.txt").click()
     assert Path(download.value.path()).read_text(encoding="utf-8") == "食堂每天早上七点开门。"
 
-    page.get_by_role("button", name="删除知识库").click()
-    page.get_by_label("同时删除").check()
-    page.get_by_role("dialog").get_by_role("button", name="删除知识库").click()
+    delete_base(page, with_files=True)
     expect(page.locator(".basename", has_text="上传")).to_have_count(0)
     assert not (running.service.installation.home.documents("上传")).exists()
+
+
+def delete_base(page, with_files):
+    page.get_by_role("button", name="删除知识库").click()
+    page.get_by_role("dialog").get_by_label("同时删除").set_checked(with_files)
+    page.get_by_role("dialog").get_by_role("button", name="删除知识库").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_base_that_is_deleted_without_its_files_says_where_they_are_and_how_they_go_too(running, visit):
+    installation = running.service.installation
+    folder = installation.home.documents("留下")
+    folder.mkdir()
+    (folder / "车辆.md").write_text("公车由行政部统一调度。", encoding="utf-8")
+    installation.ingest("留下")
+    page = visit(running, "#documents")
+    page.locator(".basename", has_text="留下").click()
+    delete_base(page, with_files=False)
+    expect(page.locator(".toast")).to_contain_text("不再用于回答；原始文件仍在 knowledge/留下")
+    expect(page.locator(".basename", has_text="留下")).to_contain_text("尚未建立")
+    expect(page.locator(".basehead")).to_contain_text("“删除知识库”会删除这些文件")
+    assert (folder / "车辆.md").is_file()
+    page.get_by_role("button", name="删除知识库").click()
+    expect(page.get_by_role("dialog")).to_contain_text("knowledge/留下 中的原始文件将全部删除，无法恢复")
+    page.get_by_role("dialog").get_by_role("button", name="删除知识库").click()
+    expect(page.locator(".basename", has_text="留下")).to_have_count(0)
+    assert not folder.exists()
+
+
+def test_each_file_that_is_not_accepted_has_its_own_reason_in_chinese(running, visit, tmp_path):
+    running.service.installation.create("拒收")
+    names = {"~$锁.docx": "是隐藏文件或程序的临时文件", "con.txt": "文件名不能用，请改名"}
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    page = visit(running, "#documents", expected=["422"])
+    page.locator(".basename", has_text="拒收").click()
+    expect(page.get_by_role("heading", name="拒收", exact=True)).to_be_visible()
+    page.locator("input[type=file][multiple]").set_input_files([tmp_path / name for name in names])
+    for name, why in names.items():
+        row = page.locator(".uploads li").filter(has_text=name)
+        expect(row).to_contain_text(f"未接受{why}")
+        expect(row.locator(".said")).to_contain_text(name)  # in the service's own words
+
+
+def test_a_job_that_fails_says_why_in_chinese_until_it_is_dismissed(running, visit):
+    installation = running.service.installation
+    folder = installation.home.documents("空了")
+    folder.mkdir()
+    (folder / "车辆.md").write_text("公车由行政部统一调度。", encoding="utf-8")
+    installation.ingest("空了")
+    (folder / "车辆.md").unlink()
+    page = visit(running, "#documents")
+    page.locator(".basename", has_text="空了").click()
+    page.get_by_role("button", name="检查文件夹").click()
+    page.get_by_role("dialog").get_by_role("button", name="检查文件夹").click()
+    failure = page.locator(".job.bad")
+    expect(failure).to_contain_text("文件夹里一个文档也没有了")
+    expect(failure.locator(".said")).to_contain_text("knowledge/空了")
+    failure.get_by_role("button", name="收起").click()
+    expect(failure).to_have_count(0)
 
 
 def test_dropped_files_are_taken_in_and_another_of_the_same_name_only_when_that_is_meant(running, visit):
@@ -627,6 +712,35 @@ def test_dropped_files_are_taken_in_and_another_of_the_same_name_only_when_that_
     page.locator("#documents .content").evaluate(drop, "公车由车队统一调度。")
     expect(rows.first).to_contain_text("已更新")
     assert "车队" in running.search("公车由谁调度？", kb="拖放").json()["hits"][0]["text"]
+
+
+def test_what_is_dropped_and_cannot_be_read_is_told_and_the_rest_goes_in(running, visit):
+    running.service.installation.create("读不了")
+    page = visit(running, "#documents")
+    page.locator(".basename", has_text="读不了").click()
+    expect(page.get_by_role("heading", name="读不了", exact=True)).to_be_visible()
+    page.locator("#documents .content").evaluate(  # as browsers tell of a folder; one of its files is locked
+        """view => {
+            const good = new File(["食堂每天早上七点开门。"], "食堂.txt");
+            const bad = new DOMException("It is in use.", "NotReadableError");
+            const lost = new DOMException("It is gone.", "NotFoundError");
+            const gone = { readEntries: (resolve, reject) => reject(lost) };
+            const files = [
+                { isFile: true, fullPath: "/公告/食堂.txt", file: (resolve) => resolve(good) },
+                { isFile: true, fullPath: "/公告/占用.txt", file: (resolve, reject) => reject(bad) },
+                { isFile: false, fullPath: "/公告/丢失", createReader: () => gone },
+            ];
+            const readEntries = (resolve) => resolve(files.splice(0));
+            const folder = { isFile: false, fullPath: "/公告", createReader: () => ({ readEntries }) };
+            const drop = new Event("drop", { bubbles: true, cancelable: true });
+            drop.dataTransfer = { types: ["Files"], files: [], items: [{ webkitGetAsEntry: () => folder }] };
+            view.dispatchEvent(drop);
+        }"""
+    )
+    rows = page.locator(".uploads li")
+    expect(rows.filter(has_text="公告/占用.txt")).to_contain_text("未接受无法打开文件It is in use.")
+    expect(rows.filter(has_text="公告/丢失")).to_contain_text("未接受无法打开文件It is gone.")
+    expect(rows.filter(has_text="公告/食堂.txt")).to_contain_text("已收录")
 
 
 def test_somebody_new_is_led_to_the_first_upload_and_the_first_answer(visit, tmp_path):
@@ -654,10 +768,41 @@ def test_language_and_appearance_are_by_the_browser_until_they_are_chosen(runnin
     expect(page.locator(".lead").first).to_contain_text("中有 2 个文档")
     page.get_by_role("button", name="外观：跟随系统").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    page.emulate_media(color_scheme="light")  # what was chosen holds, and is light already
     page.reload()
     expect(page.get_by_role("heading", name="向文档提问")).to_be_visible()
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     expect(page.get_by_role("button", name="外观：浅色")).to_be_visible()
+
+
+def test_appearance_follows_the_system_while_the_page_is_open(running, visit):
+    page = visit(running, color_scheme="light")
+    shade = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(shade)
+    page.emulate_media(color_scheme="dark")
+    wait_until(lambda: page.evaluate(shade) != light)
+    page.get_by_role("button", name="外观：跟随系统").click()
+    wait_until(lambda: page.evaluate(shade) == light)
+    page.get_by_role("button", name="外观：浅色").click()
+    wait_until(lambda: page.evaluate(shade) != light)
+    page.emulate_media(color_scheme="light")
+    expect(page.get_by_role("button", name="外观：深色")).to_be_visible()
+    assert page.evaluate(shade) != light
+
+
+def test_what_keeps_the_page_from_beginning_takes_the_place_of_every_view(built, visit):
+    with serving(built) as running:
+        running.service.keys.add("谁")
+        try:
+            page = visit(running, expected=["401"])
+            page.get_by_role("dialog").get_by_role("button", name="取消").click()
+            for view in ("文档", "状态", "提问"):
+                page.get_by_role("link", name=view).click()
+                expect(page.locator("main > :visible")).to_have_count(1)
+                expect(page.locator(".trouble")).to_contain_text("需要有效的密钥")
+            expect(page).to_have_title("提问 · kbqa")
+        finally:
+            running.service.keys.revoke("谁")
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab_alone(built, visit):
@@ -696,7 +841,12 @@ def test_the_status_view_tells_of_the_service_and_its_bases(running, visit):
     expect(page.locator("#status .facts")).to_contain_text("chatglm3-6b")
     expect(page.locator("#status .figures")).to_contain_text("default")
     page.get_by_text("项正常").click()
-    expect(page.locator("#status details[open]")).to_contain_text("sqlite")
+    found = page.locator("#status details[open]")
+    expect(found).to_contain_text("sqlite")
+    expect(found).to_contain_text(re.compile(r"磁盘.*所在磁盘剩余 [\d.]+ GB"))
+    expect(found).to_contain_text(re.compile(r"知识库 default \d+ 个文档，\d+ 个段落"))
+    page.get_by_role("button", name="Switch to English").click()
+    expect(found).to_contain_text(re.compile(r"disk [\d.]+ GiB free in "))
 
 
 @pytest.mark.parametrize("locale", ["zh-CN", "en-US"])

@@ -12,9 +12,9 @@ let asking = null; // the prompt that is open, so that many requests wait for th
 
 export class ApiError extends Error {
   // `status` 0: no answer came at all.
-  constructor(status, type, message, after = 0) {
+  constructor(status, type, message, after = 0, rejected = []) {
     super(message);
-    Object.assign(this, { status, type, after });
+    Object.assign(this, { status, type, after, rejected });
   }
 
   get words() {
@@ -143,7 +143,7 @@ export async function upload(where, form, signal, onProgress) {
     const [status, answer] = await sent(where, form, signal, onProgress);
     if (status >= 200 && status < 300) return answer;
     const said = answer?.error ?? {};
-    const error = new ApiError(status, said.type ?? "Failed", said.message ?? "");
+    const error = new ApiError(status, said.type ?? "Failed", said.message ?? "", 0, said.rejected);
     if (status !== 401) throw error;
     if (sessionStorage.getItem(KEY) === used && !(await newKey())) throw error;
   }

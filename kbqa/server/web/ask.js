@@ -23,7 +23,7 @@ export function startAsk() {
     first: "questionHint",
     ask: answer,
     again: "newTalk",
-    tools: [el("span", { class: "select" }, icon("documents"), chooser)],
+    tools: [el("span", { class: "select" }, icon("documents"), chooser, icon("below"))],
   });
   talk.fresh.addEventListener("click", () => {
     closePanel();
@@ -47,9 +47,10 @@ function showBases() {
 
 function greeting(base) {
   const hints = ["askHint1", "askHint2", "askHint3"];
+  if (!base.documents) return [word("askTitle", undefined, "h1"), word("askNone", { base: base.name }, "p", { class: "lead" })];
   return [
     word("askTitle", undefined, "h1"),
-    word("askLead", { base: base.name, n: number(base.documents ?? 0) }, "p", { class: "lead" }),
+    word("askLead", { base: base.name, n: number(base.documents) }, "p", { class: "lead" }),
     el("ul", { class: "hints" }, hints.map((key) => word(key, undefined, "li"))),
   ];
 }

@@ -22,8 +22,8 @@ export function open(title, build, kind = "") {
   });
 }
 
-// `choices` may hold a checkbox; the answer is null, or {checked}.
-export function confirm(title, why, values, { yes, check = null }) {
+// `check` is a checkbox and `about` what it is about; the answer is null, or {checked}.
+export function confirm(title, why, values, { yes, check = null, about = null }) {
   return open(title, (close) => {
     const box = check && el("input", { type: "checkbox" });
     const go = button(yes, () => close({ checked: Boolean(box?.checked) }), { class: "button danger" });
@@ -31,6 +31,7 @@ export function confirm(title, why, values, { yes, check = null }) {
     return [
       word(why, values, "p"),
       check && el("label", { class: "check" }, box, word(check, values)),
+      about && word(about, values, "p", { class: "about quiet" }),
       el("div", { class: "row end" }, stay, go),
     ].filter(Boolean);
   });

@@ -2,7 +2,7 @@
 
 import { call, path, save } from "./api.js";
 import { confirm, prompt } from "./dialogs.js";
-import { button, el, hint, icon, iconButton, label, replace, toast, word } from "./dom.js";
+import { button, el, hint, icon, iconButton, label, reason, replace, toast, word } from "./dom.js";
 import { follow } from "./jobs.js";
 import { choose, current, may, onChange, refresh, state } from "./state.js";
 import { startUploads } from "./uploads.js";
@@ -29,10 +29,12 @@ export function startDocuments() {
   onChange(() => {
     drawBases();
     drawHead();
-    nodes.tools.hidden = !current()?.built;
+    nodes.tools.hidden = !listed(current());
     if (!section.hidden && shown.base !== state.base) show();
   });
 }
+
+const listed = (base) => Boolean(base?.built && !base.error);
 
 export function showDocuments() {
   show();
@@ -86,14 +88,14 @@ function drawHead() {
       may("write") && button("ingest", ingest, { class: "button small" }, "folder"),
       may("admin") && base.built && button("rebuild", rebuild, { class: "button small" }, "refresh"),
       may("admin") && button("deleteBase", removeBase, { class: "button small danger-quiet" }, "trash")),
-    base.error ? el("p", { class: "bad" }, base.error)
+    base.error ? el("p", { class: "bad" }, reason(`err_${base.error_type}`, base.error))
       : base.built ? word("baseStats", stats, "p", { class: "quiet" })
         : word("notBuiltLead", { name: base.name }, "p", { class: "quiet" }));
 }
 
 async function create() {
   const name = await prompt("newBase", { name: "baseName", placeholder: "baseNameHint", go: "create" });
-  if (name !== null) await make(name).catch((error) => toastOf(error));
+  if (name !== null) await make(name).catch((error) => toastOf(error, { 422: "badName" }));
 }
 
 async function make(name) {
@@ -128,27 +130,28 @@ async function begin(where) {
 }
 
 async function removeBase() {
-  const { name, documents } = current();
-  const sure = await confirm("deleteBase", "deleteBaseWhy", { name, n: number(documents ?? 0) },
-    { yes: "deleteBase", check: "alsoFiles" });
+  const { name, documents, built, error } = current();
+  const choices = built ? { yes: "deleteBase", check: "alsoFiles", about: "filesStay" } : { yes: "deleteBase" };
+  const why = error ? "deleteBrokenWhy" : built ? "deleteBaseWhy" : "deleteFilesWhy";
+  const sure = await confirm("deleteBase", why, { name, n: number(documents ?? 0) }, choices);
   if (!sure) return;
   try {
-    await call("DELETE", `${path`api/v1/kb/${name}`}?files=${sure.checked}`);
-    toast("deleted", { name });
-    state.base = null;
+    await call("DELETE", `${path`api/v1/kb/${name}`}?files=${sure.checked || !built}`);
+    await refresh();
+    toast(state.bases.some((base) => base.name === name) ? "deletedKept" : "deleted", { name });
   } catch (error) {
-    toastOf(error);
+    toastOf(error, { 409: "stuck" });
   }
   await reload();
 }
 
-// What the service says is more to the point than what we could.
-function toastOf(error) {
+// What the service says is more to the point than what we could; `others` are better words for some statuses.
+function toastOf(error, others = {}) {
   if (error.name === "AbortError") return;
   if (error.message && error.status !== 401 && error.status) {
-    const note = el("div", { class: "toast bad", role: "alert" }, error.message);
+    const note = el("div", { class: "toast bad", role: "alert" }, reason(others[error.status] ?? error.words, error.message));
     document.getElementById("toasts").append(note);
-    setTimeout(() => note.remove(), 8000);
+    setTimeout(() => note.remove(), 10_000);
   } else failed(error);
 }
 
@@ -172,10 +175,10 @@ function watch(job) {
   nodes.jobs.append(card);
   drawJob(card, job);
   follow(job.id, (told) => drawJob(card, told)).then((told) => {
-    card.remove();
+    if (told.state === "failed") drawFailure(card, told);
+    else card.remove();
     if (told.state === "done") toast("jobDone", { counts: sumOf(told.progress.counts) });
-    else if (told.state === "cancelled") toast("jobCancelled");
-    else toast("jobFailed", { why: told.error?.message ?? "" }, "bad");
+    if (told.state === "cancelled") toast("jobCancelled");
     return reload();
   }).catch((error) => {
     card.remove();
@@ -199,7 +202,15 @@ function drawJob(card, job) {
       el("span", { class: "space" }),
       may(job.kind === "rebuild" ? "admin" : "write") && button("cancelJob", stop, { class: "button small" })),
     el("progress", total > 0 ? { max: total, value: done } : {}),
-    el("p", { class: "quiet one" }, job.note || at));
+    el("p", { class: "quiet one" }, job.note ? word("jobWaits", undefined, "span", { title: job.note }) : at));
+}
+
+// It stays until somebody has seen it.
+function drawFailure(card, { error }) {
+  card.classList.add("bad");
+  card.setAttribute("role", "alert");
+  replace(card, icon("warn"), el("div", { class: "reasons" }, word("jobFailed", undefined, "strong"),
+    reason(`err_${error?.type}`, error?.message ?? "")), iconButton("close", "dismiss", () => card.remove()));
 }
 
 // --- documents -------------------------------------------------------------------------------------------------------
@@ -231,7 +242,7 @@ async function load(more = false) {
   loading?.abort();
   loading = new AbortController();
   const base = current();
-  if (!base?.built) {
+  if (!listed(base)) {
     replace(nodes.list);
     return;
   }
@@ -286,7 +297,7 @@ function state_of({ status, error, error_kind: kind, chunks, pages, warnings }) 
   if (status === "failed") {
     const why = known(`why_${kind}`) && word(`why_${kind}`);
     return el("div", { class: "reason" }, icon("warn"), el("span", {}, word(why ? "becauseOf" : "state_failed"), why),
-      el("span", { class: "quiet" }, error));
+      el("span", { class: "quiet said" }, error));
   }
   const facts = [pages !== null && word("pages", { n: number(pages) }), word("chunks", { n: number(chunks) })];
   const missing = warnings.length > 0 && el("details", { class: "warnings" },
@@ -309,7 +320,7 @@ async function removeDocument(base, source) {
     toast(told.removed ? "removed" : "removing", { name: source });
     if (told.job) watch(told.job);
   } catch (error) {
-    toastOf(error);
+    toastOf(error, { 409: "stuck" });
   }
   await reload();
 }

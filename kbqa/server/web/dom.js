@@ -1,6 +1,6 @@
 // Nodes of the page. Text is only ever put in as text: nothing here, or anywhere, makes HTML of a string.
 
-import { mark, t } from "./words.js";
+import { known, mark, t } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -28,6 +28,7 @@ const ICONS = {
   file: "M6 3.5h8l4 4v13H6zM14 3.5v4h4",
   warn: "M12 4.5l8.5 15h-17zM12 10v4.5M12 17v.3",
   key: "M8 11a4 4 0 1 0 0 8 4 4 0 0 0 0-8M11 12.5l8.5-8.5M16 7.5l3 3M13.5 10l2 2",
+  below: "M6 9.5l6 6 6-6",
   previous: "M14.5 6l-6 6 6 6",
   next: "M9.5 6l6 6-6 6",
   folder: "M3.5 6h6l2 2.5h9V19h-17zM12 11v5M9.5 13.5h5",
@@ -66,6 +67,17 @@ export function say(node, key, values) {
   mark(node, "say", key, values);
   node.textContent = t(key, values);
   return node;
+}
+
+// What the service says, in words of the page where it has some.
+export function told(key, said, values = {}) {
+  return known(key) ? word(key, { ...values, said }, "span", { title: said }) : el("span", {}, said);
+}
+
+// A failure in words of the page, if `key` is known, and in those of the service below, which say more.
+export function reason(key, said) {
+  const words = known(key) && word(key);
+  return [words, said && el("span", { class: words ? "quiet said" : "said" }, said)].filter(Boolean);
 }
 
 // What a screen reader says of a node, and a pointer that rests on it sees.

@@ -15,12 +15,14 @@ import { onLanguage, t } from "./words.js";
 const VIEWS = { ask: showAsk, model: () => {}, documents: showDocuments, status: showStatus };
 const main = document.getElementById("main");
 
-const chosen = () => (location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "ask");
+let troubled = false; // a card says why, and takes the place of the views
+
+const chosen = () => (Object.hasOwn(VIEWS, location.hash.slice(1)) ? location.hash.slice(1) : "ask");
 
 function show() {
   const view = chosen();
   if (view !== "ask") closePanel();
-  for (const section of main.querySelectorAll(".view")) section.hidden = section.id !== view;
+  for (const section of main.querySelectorAll(".view")) section.hidden = troubled || section.id !== view;
   for (const tab of document.querySelectorAll("[data-view]")) {
     if (tab.dataset.view === view) tab.setAttribute("aria-current", "page");
     else tab.removeAttribute("aria-current");
@@ -39,6 +41,7 @@ function askForKey(wrong) {
 
 async function begin() {
   main.querySelector(".trouble")?.remove();
+  troubled = false;
   try {
     await refresh();
   } catch (error) {
@@ -54,7 +57,8 @@ function trouble(error) {
   const card = el("div", { class: "welcome" }, el("div", { class: "emblem" }, icon(error.status === 401 ? "key" : "warn")),
     word(error.words ?? "failed", undefined, "h1"), el("p", { class: "quiet" }, error.message), again);
   const box = el("div", { class: "trouble" }, card);
-  for (const section of main.querySelectorAll(".view")) section.hidden = true;
+  troubled = true;
+  show();
   main.append(box);
 }
 

@@ -158,7 +158,7 @@ async function drawPage(base, citation, frame, signal) {
     picture = URL.createObjectURL(await blob(`${place}?page=${citation.page}&start=${start}&end=${end}`, signal));
   } catch (error) {
     if (error.name === "AbortError") return;
-    frame.replaceWith(word("pageFailed", { why: error.message || t(error.words) }, "p", { class: "quiet" }));
+    frame.replaceWith(el("p", { class: "quiet" }, word("pageFailed"), " ", error.message));
     return;
   }
   frame.classList.remove("loading");

@@ -1,9 +1,9 @@
 // The view of the service itself: what it is made of, how its bases are, what a self-check finds.
 
 import { call, forgetKey, hasKey } from "./api.js";
-import { button, el, icon, replace, word } from "./dom.js";
+import { button, el, icon, reason, replace, told, word } from "./dom.js";
 import { may, refresh, state } from "./state.js";
-import { bytes, number } from "./words.js";
+import { bytes, known, number } from "./words.js";
 
 const section = document.getElementById("status");
 const content = el("div", { class: "content" });
@@ -65,11 +65,11 @@ function access({ name, scope }) {
 function bases() {
   if (!state.bases.length) return word("noBase", { name: state.status.default ?? "default" }, "p", { class: "quiet" });
   const head = ["name", "documents", "failedOnly", "passages", "size"];
-  const cell = (value, written = number) => el("td", {}, value === null ? "–" : written(value));
+  const cell = (value, written = number) => el("td", {}, written(value));
+  const counts = (base) => [cell(base.documents), cell(base.failed), cell(base.chunks), cell(base.bytes, bytes)];
   const rows = state.bases.map((base) => el("tr", {},
-    el("th", { scope: "row" }, base.name, base.error && el("div", { class: "quiet bad" }, base.error),
-      !base.built && el("div", {}, word("notBuilt", undefined, "span", { class: "quiet" }))),
-    cell(base.documents), cell(base.failed), cell(base.chunks), cell(base.bytes, bytes)));
+    el("th", { scope: "row" }, base.name, !base.built && word("notBuilt", undefined, "div", { class: "quiet" })),
+    base.error ? el("td", { class: "why", colspan: "4" }, reason(`err_${base.error_type}`, base.error)) : counts(base)));
   return el("div", { class: "scroll card flat" }, el("table", { class: "figures" },
     el("thead", {}, el("tr", {}, head.map((key) => word(key, undefined, "th", { scope: "col" })))), el("tbody", {}, rows)));
 }
@@ -88,7 +88,9 @@ function findings(found) {
     folded("fine", of("ok")), folded("notes", of("note")));
 }
 
-function finding({ level, subject, detail, remedy }) {
+function finding({ level, subject, detail, remedy, code, values }) {
+  const topic = known(`topic_${subject}`) ? subject : code.split("-")[0];
   return el("li", { class: level }, word(`level_${level}`, undefined, "span", { class: "level" }),
-    el("div", {}, el("strong", {}, subject), " ", el("span", {}, detail), remedy && el("div", { class: "remedy" }, "→ ", remedy)));
+    el("div", {}, el("strong", {}, told(`topic_${topic}`, subject, values)), " ", told(`found_${code}`, detail, values),
+      remedy && el("div", { class: "remedy" }, "→ ", told(`mend_${code}`, remedy, values))));
 }

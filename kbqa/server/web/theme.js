@@ -1,6 +1,7 @@
 // Before the first paint: what was chosen last time, so that nothing flashes. The rest is in settings.js.
 (() => {
   const page = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
   try {
     const theme = localStorage.getItem("kbqa-theme");
     if (theme === "light" || theme === "dark") page.dataset.theme = theme;
@@ -9,4 +10,8 @@
   } catch {
     // A browser that keeps nothing: the system's theme, the language of the markup.
   }
+  const paint = () => page.classList.toggle("dark", page.dataset.theme ? page.dataset.theme === "dark" : dark.matches);
+  paint();
+  dark.addEventListener("change", paint);
+  new MutationObserver(paint).observe(page, { attributeFilter: ["data-theme"] });
 })();

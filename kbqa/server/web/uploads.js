@@ -1,7 +1,7 @@
 // Files on their way in: dropped or chosen, sent in parts of a sensible size, followed until they answer questions.
 
 import { call, path, upload } from "./api.js";
-import { button, el, icon, iconButton, replace, say, toast, word } from "./dom.js";
+import { button, el, icon, iconButton, reason, replace, say, toast, word } from "./dom.js";
 import { follow } from "./jobs.js";
 import { may, onChange, state } from "./state.js";
 import { bytes } from "./words.js";
@@ -21,6 +21,7 @@ let line = Promise.resolve(); // one part is sent behind the other, whenever it 
 let stopping = null; // AbortController of what is being sent
 const ours = new Set(); // jobs that run for it
 let callbacks = null;
+let shown = null; // the base that is looked at
 
 // `base()` is a promise of where files go, `changed()` is called when some have gone in.
 export function startUploads(given) {
@@ -30,6 +31,8 @@ export function startUploads(given) {
     zone.hidden = !may("write");
     const limit = zone.querySelector("[data-say=dropLead]");
     say(limit, "dropLead", { mb: state.status.uploads.file_mb });
+    if (state.base !== shown && rows.every((row) => OVER.includes(row.status))) dismiss();
+    shown = state.base;
   });
   return el("div", { class: "incoming" }, zone, box);
 }
@@ -78,17 +81,23 @@ function listen(zone) {
   });
 }
 
-// All files of what was dropped, with the folders that they lie in.
+// All files of what was dropped, with the folders that they lie in; with the `error` where one cannot be read.
 async function walk(entry) {
-  if (entry.isFile) {
-    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-    return [{ file, name: entry.fullPath.replace(/^\//, "") }];
+  const name = entry.fullPath.replace(/^\//, "");
+  try {
+    if (entry.isFile) return [{ file: await new Promise((resolve, reject) => entry.file(resolve, reject)), name }];
+    return (await Promise.all((await entriesOf(entry)).map(walk))).flat();
+  } catch (error) {
+    return [{ file: null, name, error }];
   }
-  const reader = entry.createReader();
+}
+
+async function entriesOf(folder) {
+  const reader = folder.createReader();
   const found = [];
   for (;;) { // a browser tells a hundred at a time
     const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (!some.length) return (await Promise.all(found.map(walk))).flat();
+    if (!some.length) return found;
     found.push(...some);
   }
 }
@@ -108,22 +117,23 @@ function take(files) {
   for (const part of parts(waiting)) line = line.then(() => sendPart(part));
 }
 
-function newRow({ file, name }) {
+function newRow({ file, name, error }) {
   const row = { file, name, node: el("li", {}), bar: el("progress", { max: 100, value: 0 }) };
   row.said = el("span", { class: "state" });
-  row.node.append(el("span", { class: "file" }, name), el("span", { class: "quiet size" }, bytes(file.size)), row.said, row.bar);
+  row.node.append(el("span", { class: "file" }, name), el("span", { class: "quiet size" }, file && bytes(file.size)), row.said, row.bar);
   const { suffixes, file_mb: mb } = state.status.uploads;
   const suffix = /\.[^./]*$/.exec(name)?.[0].toLowerCase() ?? "";
-  if (!suffixes.includes(suffix)) set(row, "rejected", word("unreadKind", { suffix: suffix || "?" }));
+  if (error) set(row, "rejected", reason("why_unreadable", error.message));
+  else if (!suffixes.includes(suffix)) set(row, "rejected", word("unreadKind", { suffix: suffix || "?" }));
   else if (file.size > mb * 2 ** 20) set(row, "rejected", word("tooLarge", { mb }));
   else set(row, "waiting");
   return row;
 }
 
-function set(row, status, why = null, values = undefined) {
+function set(row, status, why = [], values = undefined) {
   row.status = status;
   row.node.className = status;
-  replace(row.said, word(`state_${status}`, values), why && el("span", { class: "why" }, why));
+  replace(row.said, word(`state_${status}`, values), [why].flat().length > 0 && el("span", { class: "why" }, why));
   row.bar.hidden = OVER.includes(status);
   if (status === "reading") row.bar.removeAttribute("value");
 }
@@ -145,6 +155,7 @@ function* parts(waiting) {
 }
 
 async function sendPart(part) {
+  await Promise.all(part.map(look));
   const going = part.filter((row) => row.status === "waiting"); // unless it was stopped meanwhile
   if (!going.length) return;
   stopping = new AbortController();
@@ -152,7 +163,7 @@ async function sendPart(part) {
   for (const row of going) form.append("files", row.file, row.name);
   const progress = (sent, total) => going.forEach((row) => {
     const percent = Math.round((100 * sent) / total);
-    set(row, "sending", null, { n: percent });
+    set(row, "sending", [], { n: percent });
     row.bar.value = percent;
   });
   try {
@@ -161,23 +172,32 @@ async function sendPart(part) {
     const told = await upload(where, form, stopping.signal, progress);
     placed(going, told);
   } catch (error) {
-    going.forEach((row) => set(row, error.name === "AbortError" ? "cancelled" : "rejected",
-      error.name === "AbortError" ? null : reason(error.message) ?? word(error.words)));
+    if (error.rejected?.length) refuse(going, error.rejected);
+    else if (error.name === "AbortError") going.forEach((row) => set(row, "cancelled"));
+    else going.forEach((row) => set(row, "rejected", reason(error.words, error.message)));
   }
   stopping = null;
   tellSum();
 }
 
-// What the service says of a file's name, in the words of the page where it has some.
-function reason(message) {
-  return message && (message.includes("?replace=true") ? word("exists") : message);
+// One that cannot be read (any more) would break off the upload of all.
+async function look(row) {
+  try {
+    await row.file.slice(0, 1).arrayBuffer();
+  } catch (error) {
+    set(row, "rejected", reason("why_unreadable", error.message));
+  }
+}
+
+function refuse(going, rejected) {
+  for (const { name, error, error_kind: kind } of rejected) {
+    const row = going.find((one) => one.name === name && one.status !== "rejected");
+    if (row) set(row, "rejected", reason(`why_${kind}`, kind === "exists" ? "" : error));
+  }
 }
 
 function placed(going, told) {
-  for (const { name, error } of told.rejected) {
-    const row = going.find((one) => one.name === name && one.status === "sending") ?? going.find((one) => one.name === name);
-    if (row) set(row, "rejected", reason(error));
-  }
+  refuse(going, told.rejected);
   const held = new Map();
   for (const { name, source } of told.accepted) {
     const row = going.find((one) => one.name === name && one.status !== "rejected");
@@ -195,21 +215,21 @@ async function watch(id, held) {
     const job = await follow(id, (told) => {
       for (const file of told.files) {
         const row = held.get(file.source);
-        if (row && file.status !== row.status) set(row, file.status, file.error || null);
+        if (row && file.status !== row.status) set(row, file.status, reason(`why_${file.error_kind}`, file.error));
       }
       tellSum();
     }, Math.max(1, held.size));
-    if (job.state === "failed") lose(held, job.error?.message);
+    if (job.state === "failed") lose(held, `err_${job.error?.type}`, job.error?.message);
   } catch (error) {
-    lose(held, error.message);
+    lose(held, error.words, error.message);
   }
   ours.delete(id);
   tellSum();
   callbacks.changed();
 }
 
-function lose(held, why) {
-  for (const row of held.values()) if (!OVER.includes(row.status)) set(row, "failed", why);
+function lose(held, key, said) {
+  for (const row of held.values()) if (!OVER.includes(row.status)) set(row, "failed", reason(key, said));
 }
 
 function tellSum() {

@@ -1,5 +1,7 @@
 // The words of the page: [Chinese, English]. A node that shows some remembers which, and follows the language.
-// {n} is a value, {n:passage|passages} the word that goes with it.
+// {n} is a value, {n:passage|passages} the word that goes with it, {said} what the service says in English.
+
+import { SAID } from "./said.js";
 
 const WORDS = {
   skip: ["跳到正文", "Skip to the content"],
@@ -26,6 +28,7 @@ const WORDS = {
   askTitle: ["向文档提问", "Ask your documents"],
   askLead: ["“{base}”中有 {n} 个文档。答案只取自文档，每一句都注明出处。",
     "{base} holds {n:document|documents}. Answers come from them alone, and every sentence says where from."],
+  askNone: ["“{base}”现在没有可以提问的文档，请在下面换一个知识库。", "{base} has no documents to ask now; choose another base below."],
   askHint1: ["点按答案中的数字，查看原文", "The numbers in an answer open the passage"],
   askHint2: ["可以接着追问：“那满十年的呢？”", "Go on asking: “and after ten years?”"],
   askHint3: ["文档里没有的，会如实说没有", "What the documents do not tell is said so"],
@@ -75,7 +78,7 @@ const WORDS = {
   onPage: ["第 {n} 页原貌", "Page {n} as it looks"],
   pageImage: ["{source} 第 {n} 页的图像，引用处已标出", "Page {n} of {source} as an image, the passage marked"],
   pageLoading: ["正在绘制页面…", "Drawing the page…"],
-  pageFailed: ["这一页无法显示为图像：{why}", "The page cannot be shown as an image: {why}"],
+  pageFailed: ["这一页无法显示为图像。", "The page cannot be shown as an image."],
   enlarge: ["放大", "Enlarge"],
   changed: ["文档在回答之后有变动，下面是当时引用的原句。", "The document has changed since; this is what was quoted."],
   downloadFile: ["下载文件", "Download the file"],
@@ -113,12 +116,19 @@ const WORDS = {
   ingestWhy: ["收录 knowledge/{name} 中新增或修改的文件，移除已删除的文件。",
     "Takes in what is new or changed in knowledge/{name}, and removes what is gone."],
   deleteBase: ["删除知识库", "Delete base"],
+  deleteBrokenWhy: ["“{name}”将不能再提问。", "{name} can no longer be asked."],
   deleteBaseWhy: ["“{name}”及其中 {n} 个文档将不能再提问。", "{name} and its {n:document|documents} can no longer be asked."],
   alsoFiles: ["同时删除 knowledge/{name} 中的原始文件（无法恢复）", "Also delete the files in knowledge/{name} (for good)"],
+  filesStay: ["不勾选：文件留在 knowledge/{name}，“{name}”仍列在这里（尚未建立），可以随时重新收录。",
+    "Unticked, the files stay in knowledge/{name}; {name} stays in the list (not built yet) and can be taken in again."],
+  deleteFilesWhy: ["“{name}”尚未建立，不能提问。knowledge/{name} 中的原始文件将全部删除，无法恢复。",
+    "{name} is not built and answers nothing. All files in knowledge/{name} will be deleted for good."],
   deleted: ["已删除“{name}”", "{name} was deleted"],
+  deletedKept: ["“{name}”不再用于回答；原始文件仍在 knowledge/{name}", "{name} no longer answers; its files are still in knowledge/{name}"],
   notBuilt: ["尚未建立", "not built yet"],
-  notBuiltLead: ["文件夹 knowledge/{name} 还没有收录。上传文档，或检查文件夹收录其中已有的文件。",
-    "The folder knowledge/{name} has not been taken in yet. Upload documents, or check the folder for what it holds."],
+  notBuiltLead: ["knowledge/{name} 中的文件还没有收录，不能提问。可以“检查文件夹”收录它们，或上传文档；不再需要时，“删除知识库”会删除这些文件。",
+    "What lies in knowledge/{name} has not been taken in and answers nothing. “Check folder” takes it in, or upload " +
+    "documents; “Delete base” deletes these files."],
   baseStats: ["{documents} 个文档 · {chunks} 个段落 · {size}", "{documents:document|documents} · {chunks:passage|passages} · {size}"],
   count: ["{n} 个文档", "{n:document|documents}"],
   failedCount: ["{n} 个失败", "{n} failed"],
@@ -149,8 +159,6 @@ const WORDS = {
   pages: ["{n} 页", "{n:page|pages}"],
   tooLarge: ["超过 {mb} MB", "larger than {mb} MB"],
   unreadKind: ["不支持 {suffix} 文件", "{suffix} files are not read"],
-  exists: ["已有同名但内容不同的文件；勾选“覆盖同名文件”后重新上传",
-    "Another file has this name; tick “Replace files of the same name” and upload again"],
   nothingDropped: ["没有可以上传的文件", "There is nothing here to upload"],
   filter: ["按名称查找", "Find by name"],
   all: ["全部", "All"],
@@ -182,7 +190,8 @@ const WORDS = {
   count_failed: ["失败 {n}", "{n} failed"],
   count_none: ["没有变化", "nothing has changed"],
   jobCancelled: ["任务已取消", "The job was cancelled"],
-  jobFailed: ["任务失败：{why}", "The job failed: {why}"],
+  jobFailed: ["任务失败", "The job failed"],
+  jobWaits: ["知识库正由别的程序写入，等它完成…", "Another program writes the base; waiting for it…"],
   cancelJob: ["取消任务", "Cancel the job"],
   becauseOf: ["未能收录：", "Failed: "],
   why_encrypted: ["有密码保护，请另存一份不带密码的", "protected by a password; save a copy without one"],
@@ -198,6 +207,15 @@ const WORDS = {
   "why_too-large": ["文件过大", "too large"],
   why_unreadable: ["无法打开文件", "cannot be opened"],
   why_malformed: ["文件内容不符合格式", "not what its name says, or malformed"],
+  why_name: ["文件名不能用，请改名", "no file may have this name; rename it"],
+  why_hidden: ["是隐藏文件或程序的临时文件", "a hidden file, or a program's own"],
+  why_exists: ["已有同名但内容不同的文件；勾选“覆盖同名文件”后重新上传",
+    "Another file has this name; tick “Replace files of the same name” and upload again"],
+  why_twice: ["与同时上传的另一个文件重名", "another file of this upload has the same name"],
+  why_folder: ["与已有的文件或文件夹重名，请改名", "a folder or file in its way has this name; rename it"],
+  why_link: ["是一个链接，没有指向这个文件夹里的文件", "a link that leads to no file of this folder"],
+  why_gone: ["文件已经不在了", "it was not there any more"],
+  why_disk: ["磁盘无法存放它", "the disk cannot take it"],
 
   // Status
   statusTitle: ["服务状态", "The service"],
@@ -258,8 +276,26 @@ const WORDS = {
   err_KnowledgeBaseBusy: ["知识库正在写入，请稍候再试。", "The base is being written. Try again in a moment."],
   err_UnknownKnowledgeBase: ["没有这个知识库，或尚未建立。", "There is no such base, or it has not been built."],
   err_QuestionError: ["这个问题无法提出：为空或太长。", "The question cannot be asked: it is empty or too long."],
+  err_KnowledgeBaseError: ["知识库已损坏，或无法读写。", "The base is damaged, or cannot be read or written."],
+  err_UnknownJob: ["没有这个任务，它可能早已结束。", "There is no such job; it may have ended long ago."],
+  err_FolderGone: ["文件夹里一个文档也没有了（共享盘可能没有挂载），所以什么也没有改动。",
+    "All documents are gone from the folder (is a share not mounted?), so nothing was changed."],
+  err_ConfigError: ["设置有误，请联系管理员。", "A setting is wrong; tell whoever looks after this service."],
+  err_GeneratorError: ["模型出错了。", "The model failed."],
+  err_ModelError: ["模型不能使用，请联系管理员。", "The model cannot be used; tell whoever looks after this service."],
+  err_RegistryError: ["服务自己的数据文件（kbqa.sqlite）不能使用，请联系管理员。",
+    "The service's own data (kbqa.sqlite) cannot be used; tell whoever looks after it."],
+  err_OSError: ["磁盘无法读写。", "The disk cannot be read or written."],
+  err_PermissionError: ["没有读写文件的权限。", "Files may not be read or written."],
+  err_FileNotFoundError: ["文件或文件夹不见了。", "A file or folder is gone."],
+  err_JobFailed: ["处理中途出错。已完成的部分会保留，可以再试一次。", "It broke down halfway. What is done stays; try again for the rest."],
+  stuck: ["文件无法删除，可能正被别的程序使用。", "The files cannot be removed; another program may be using them."],
+  badName: ["这个名称不能用。请用文字、数字等，不要有 / \\ : * ? 这类符号，也不要以点开头。",
+    "That cannot be a name: use letters and digits, no / \\ : * ? and the like, and no dot at the beginning."],
   err_BeyondModel: ["对话太长，模型放不下。请开始新对话。", "The conversation is too long for the model. Begin a new one."],
 };
+
+for (const [key, chinese] of Object.entries(SAID)) WORDS[key] = [chinese, "{said}"];
 
 const listeners = [];
 let index = document.documentElement.lang.startsWith("zh") ? 0 : 1;
