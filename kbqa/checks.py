@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Literal
 import kbqa
 from kbqa.config import Config, Home, as_argument, ingest_command, load_config, stray_variables
 from kbqa.embedders.weight import own_weight
-from kbqa.errors import ConfigError, KbqaError
+from kbqa.errors import ConfigError, KbqaError, RegistryError
 from kbqa.generators.chatglm import ChatGLMGenerator
 from kbqa.generators.openai import OpenAIGenerator
 from kbqa.idle import idle_settings
+from kbqa.registry import FILE, Database
 
 if TYPE_CHECKING:
     from kbqa.build import Installation
@@ -37,7 +38,8 @@ Code = Literal[
     "kbqa", "kbqa-broken", "python", "library", "library-broken", "extra", "extra-missing", "extra-asked",
     "gpu", "gpu-none", "gpu-unseen", "gpu-unfit", "disk", "folder", "folder-missing", "folder-locked",
     "configuration", "configuration-wrong", "configuration-missing", "configuration-idle",
-    "variable", "variable-misspelt", "embedder", "embedder-broken", "reranker", "reranker-broken",
+    "registry", "registry-broken", "variable", "variable-misspelt",
+    "embedder", "embedder-broken", "reranker", "reranker-broken",
     "generator", "generator-server", "generator-unsure", "generator-broken",
     "base", "base-failures", "base-broken", "base-outdated", "base-unbuilt", "base-missing",
     "synonyms", "synonyms-wrong",
@@ -260,11 +262,25 @@ def _home(home: Home) -> Iterator[Finding]:
         yield _finding("warn", "configuration", "configuration-missing", detail, "kbqa init", path=home.config)
     for folder in (home.knowledge, home.vectorstore):
         yield _writable(folder)
+    yield from _registry(home.vectorstore / FILE)
     free = shutil.disk_usage(home.folder).free
     level: Level = "fail" if free < NO_DISK else "warn" if free < LITTLE_DISK else "ok"
     remedy = "make room, or move the folder" if level != "ok" else ""
     gib = f"{free / 2**30:.1f}"
     yield _finding(level, "disk", "disk", "{gib} GiB free in {folder}", remedy, gib=gib, folder=home.folder)
+
+
+def _registry(path: Path) -> Iterator[Finding]:
+    if not path.exists():  # no key was made yet, and no job
+        return
+    database = Database(path)
+    try:
+        database.check()
+        yield _finding("ok", FILE, "registry", "{path} is whole", path=path)
+    except RegistryError as error:
+        yield _finding("fail", FILE, "registry-broken", "{why}", why=error)
+    finally:
+        database.close()
 
 
 def _variables(config: Config) -> Iterator[Finding]:

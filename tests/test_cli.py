@@ -875,6 +875,21 @@ def test_doctor_fails_when_a_base_cannot_be_opened(shell):
     assert [finding["subject"] for finding in told["findings"] if finding["level"] == "fail"] == ["base default"]
 
 
+def test_doctor_fails_when_the_registry_is_damaged(shell):
+    def found(code):
+        return next(it for it in shell.json("doctor", code=code)[0]["findings"] if it["subject"] == path.name)
+
+    shell("key", "add", "人事系统")
+    path = shell.home / "vectorstore" / "kbqa.sqlite"
+    assert (found(0)["level"], found(0)["code"]) == ("ok", "registry")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 4096)
+        file.write(bytes(range(256)) * 16)
+    damaged = found(1)
+    assert (damaged["level"], damaged["code"]) == ("fail", "registry-broken")
+    assert "remove kbqa.sqlite-wal and kbqa.sqlite-shm beside it and put a copy of it back" in damaged["detail"]
+
+
 def test_doctor_fails_when_a_base_was_built_with_other_settings(shell):
     shell.put("甲.txt", "甲的内容在这里。")
     shell("ingest")

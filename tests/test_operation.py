@@ -24,6 +24,7 @@ from serverkit import HANDBOOK, take_in, wait_until
 
 from kbqa.cli import kbqa
 from kbqa.config import Home, ServerConfig
+from kbqa.registry import FILE, Database, KeyRing
 from kbqa.server import runner, stream
 from kbqa.server.metrics import Metrics
 
@@ -153,6 +154,38 @@ def test_the_proxy_lets_streams_and_uploads_through():
 
 
 # --- the document about all this -------------------------------------------------------------------------------------
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kbqa.registry import Database, KeyRing
+ring = KeyRing(Database(Path(sys.argv[1])))
+for number in range(20):
+    ring.add(f"后来{number}")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its commands are those of a POSIX shell")
+@pytest.mark.parametrize(("removed", "keys"), [(True, 1), (False, 21)])
+def test_a_registry_that_is_put_back_as_the_document_says_is_the_one_that_counts(tmp_path, removed, keys):
+    """SQLite would write what a killed service left beside it over the copy."""
+    text = (ROOT / "docs" / "operation.md").read_text(encoding="utf-8")
+    remove, copy = re.search(r"To put it back: .*?`(rm [^`]*)`, `(cp [^`]*)`", text).groups()
+    path, backup = tmp_path / "vectorstore" / FILE, tmp_path / "backup" / FILE
+    database = Database(path)
+    KeyRing(database).add("原来的")
+    database.close()
+    backup.parent.mkdir()
+    shutil.copy(path, backup)
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    for command in [remove, copy] if removed else [copy]:
+        subprocess.run(shlex.split(command.replace("/backup/", f"{backup.parent}/")), cwd=tmp_path, check=True)
+    database = Database(path)
+    database.check()
+    assert len(KeyRing(database).all()) == keys
+    database.close()
 
 
 def test_the_figures_that_the_document_names_are_there():

@@ -187,6 +187,22 @@ def test_a_damaged_file_is_said_to_be_damaged(ring, path):
         ring.all()
 
 
+def test_damage_that_no_question_meets_is_found_by_looking_at_the_whole_file(database, path):
+    log = FeedbackLog(database)
+    for number in range(40):
+        log.add(Feedback("制度", "人事", "up", f"年假有几天？{number}", "十天。" * 200))
+    database.check()
+    database.close()
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 3 * 4096)
+        file.write(b"\xff" * 4096)
+    damaged = Database(path)
+    assert KeyRing(damaged).all() == []
+    with pytest.raises(RegistryError, match=f"{FILE} is damaged .*; stop kbqa, remove {FILE}-wal and {FILE}-shm"):
+        damaged.check()
+    damaged.close()
+
+
 def test_a_file_of_another_program_is_left_alone(ring, path):
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as other:

@@ -116,6 +116,13 @@ class Database:
         with self._transaction("BEGIN IMMEDIATE", make=True) as connection:
             yield connection
 
+    def check(self) -> None:
+        """Reads the whole file; RegistryError when something is wrong with it."""
+        with self.reading() as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise RegistryError(f"{self.path} {_damaged(found)}")
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -248,10 +255,17 @@ def remedy(error: OSError) -> str:
     return _REMEDIES.get(error.errno or 0, "check its folder and its disk")
 
 
+def _damaged(why: object) -> str:
+    return (
+        f"is damaged ({' '.join(str(why).split())}); stop kbqa, remove {FILE}-wal and {FILE}-shm beside it and put a "
+        "copy of it back, or move all three away and make new keys"
+    )
+
+
 def _why(error: sqlite3.Error) -> str:
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return f"is damaged ({error}); put a copy of it back, or move it away and make new keys"
+            return _damaged(error)
         case code if code in _NOT_WRITABLE:
             return f"cannot be written ({error}); {_RIGHTS}, or {_MOUNT}"
         case sqlite3.SQLITE_FULL:

@@ -45,6 +45,8 @@ export const SAID = {
   "found_folder-missing": "没有文件夹 {folder}",
   "found_folder-locked": "{folder} 无法写入：{why}",
   found_disk: "{folder} 所在磁盘剩余 {gib} GB",
+  found_registry: "{path} 完好",
+  "found_registry-broken": "不能使用：{why}",
   found_variable: "环境中设置了它，但 kbqa 没有这个变量",
   "found_variable-misspelt": "环境中设置了它，但 kbqa 没有这个变量；设置项要用两个下划线分隔",
   found_embedder: "{name}，{dim} 维，自带的向量权重 {weight}",
