@@ -25,6 +25,7 @@ from kbqa.registry import (
     KeyRing,
     Progress,
     Round,
+    Stops,
     expiry,
 )
 from kbqa.registry.database import MIGRATIONS
@@ -616,3 +617,17 @@ def test_the_last_rounds_and_each_keys_last_conversations_are_kept(conversations
         talk(conversations, name=name)
     assert [one.name for one in conversations.all("app", "张三", 9)] == ["b", "a"]
     assert conversations.get(theirs.id, "other", "张三"), "those of another key are not counted"
+
+
+# --- stops -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wish_to_stop_is_found_by_who_writes_the_answer_and_forgotten_later(database, monkeypatch):
+    stops, ours, theirs = Stops(database), ("任务一", "人事", "甲"), ("任务一", "人事", "乙")
+    assert stops.asked(["任务一"]) == set()
+    for stop in (ours, theirs, ours, ("任务二", "人事", "甲")):
+        stops.ask(stop)
+    assert stops.asked(["任务一", "任务三"]) == {ours, theirs}
+    monkeypatch.setattr("kbqa.registry.stops.KEPT", -1.0)
+    stops.ask(("任务三", "人事", "甲"))
+    assert stops.asked(["任务一", "任务二"]) == set()

@@ -13,9 +13,10 @@ from kbqa.build import Installation
 from kbqa.cancellation import Cancellation
 from kbqa.config import Config, Home
 from kbqa.registry import FILE, Conversation
-from kbqa.server import auth, stream
+from kbqa.server import auth, stream, tasks
 from kbqa.server.dialects.conditions import OPERATORS
 from kbqa.server.dialects.dify_shapes import Answering
+from kbqa.server.metrics import SHARED
 from kbqa.types import REFUSAL, Block, Document, Piece
 
 HANDBOOK = """# 员工手册
@@ -622,6 +623,24 @@ def test_an_answer_can_be_stopped_and_what_was_said_of_it_is_kept(slow):
     (round,) = listed(running, "/v1/messages", conversation_id=first["conversation_id"])["data"]
     assert round["answer"] == first["answer"] == "工作满一年的员工每年享有10天年假。[1]"
     stop(running, first["task_id"])
+
+
+def test_an_answer_is_stopped_by_whichever_of_several_processes_is_asked(home, tmp_path, monkeypatch):
+    monkeypatch.setenv(SHARED, str(tmp_path))
+    with serving(home, model := Slow()) as writing, serving(home) as other:
+        coming = events_while(writing)
+        first = next(event for event in coming if "ping" not in event and event["answer"])
+        stop(other, first["task_id"], "somebody else")
+        stop(other, "nix" * 1000)
+        time.sleep(2 * tasks.LOOK)
+        assert not model.stopped.is_set()
+        stop(other, first["task_id"])
+        *_, end = coming
+        assert model.stopped.is_set()
+        assert end["event"] == "message_end"
+        (round,) = listed(other, "/v1/messages", conversation_id=first["conversation_id"])["data"]
+        assert round["answer"] == first["answer"]
+        wait_until(lambda: writing.service.tasks._looking is None)  # nobody looks where nothing is written
 
 
 def test_an_answer_that_is_stopped_before_its_turn_is_none(service):

@@ -6,6 +6,7 @@ from kbqa.registry.database import FILE, Database
 from kbqa.registry.feedback import RATINGS, Feedback, FeedbackLog, Rating
 from kbqa.registry.jobs import ENDED, Job, JobFile, Jobs, JobState, Progress
 from kbqa.registry.keys import SCOPES, Key, KeyRing, NewKey, Scope, expiry
+from kbqa.registry.stops import Stops
 
 __all__ = [
     "ENDED",
@@ -31,5 +32,6 @@ __all__ = [
     "Round",
     "Scope",
     "Served",
+    "Stops",
     "expiry",
 ]

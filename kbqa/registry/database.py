@@ -91,6 +91,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
     ("ALTER TABLE job_files ADD COLUMN error_kind TEXT NOT NULL DEFAULT ''",),
+    (
+        """CREATE TABLE stops (
+            task TEXT NOT NULL, who TEXT NOT NULL, user TEXT NOT NULL, asked_at REAL NOT NULL,
+            PRIMARY KEY (task, who, user)
+        )""",
+    ),
 )
 
 

@@ -26,7 +26,7 @@ from kbqa.errors import (
     UnknownKnowledgeBase,
 )
 from kbqa.fields import base_fields, passport_fields
-from kbqa.registry import FILE, Conversations, Database, FeedbackLog, Jobs, KeyRing
+from kbqa.registry import FILE, Conversations, Database, FeedbackLog, Jobs, KeyRing, Stops
 from kbqa.server.auth import Door
 from kbqa.server.logs import AuditLog, Trace
 from kbqa.server.metrics import Metrics
@@ -75,7 +75,7 @@ class Service:
         self.jobs = Jobs(self.database)
         self.feedback = FeedbackLog(self.database)
         self.conversations = Conversations(self.database)
-        self.tasks = Tasks()
+        self.tasks = Tasks(Stops(self.database), self.run)
         self.door = Door(self.keys, self.config)
         self.metrics = Metrics(self.generator, self.jobs.pending)
         self.runner = Runner(self.jobs, installation.home, self.metrics)

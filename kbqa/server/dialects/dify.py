@@ -134,7 +134,7 @@ def _check_base(conversation: Conversation, body: ChatMessageRequest, caller: Ca
 
 @router.post("/chat-messages/{task_id}/stop", response_model=ResultFields, responses=_ERRORS, summary="Stop an answer")
 async def stop(task_id: str, body: UserRequest, request: Request, caller: Reader) -> Response:
-    service_of(request).tasks.stop(task_id, caller.name, body.user)
+    await service_of(request).tasks.stop(task_id, caller.name, body.user)
     return Json(SUCCESS)
 
 
