@@ -660,6 +660,25 @@ def test_a_base_that_is_deleted_without_its_files_says_where_they_are_and_how_th
     assert not folder.exists()
 
 
+def test_a_job_that_waits_says_for_what_and_is_cancelled_with_the_keyboard(running, visit):
+    installation = running.service.installation
+    installation.create("等待")
+    page = visit(running, "#documents")
+    page.locator(".basename", has_text="等待").click()
+    with installation.store("等待") as store, store.write():
+        page.get_by_role("button", name="检查文件夹").click()
+        page.get_by_role("dialog").get_by_role("button", name="检查文件夹").click()
+        expect(page.locator(".job")).to_contain_text("知识库正由别的程序写入，等它完成…")
+        cancel = page.get_by_role("button", name="取消任务")
+        cancel.focus()
+        asked = page.locator(".job .one span")
+        drawn = asked.element_handle()
+        wait_until(lambda: not drawn.evaluate("node => node.isConnected"))  # the card is drawn anew,
+        expect(cancel).to_be_focused()  # and what has the focus keeps it
+        page.keyboard.press("Enter")
+        expect(page.locator(".toast")).to_have_text("任务已取消")
+
+
 def test_each_file_that_is_not_accepted_has_its_own_reason_in_chinese(running, visit, tmp_path):
     running.service.installation.create("拒收")
     names = {"~$锁.docx": "是隐藏文件或程序的临时文件", "con.txt": "文件名不能用，请改名"}
@@ -901,3 +920,22 @@ def test_the_page_can_be_used_with_the_keyboard_alone(running, model, visit):
     expect(page.locator("#panel button.close")).to_be_focused()
     page.keyboard.press("Enter")
     expect(cite).to_be_focused()
+
+
+def test_who_uses_the_keyboard_goes_on_where_he_was(running, visit):
+    home = running.service.installation.home.folder
+    told = [Document(f"{name}.md", name, (Block("text", f"{name}的内容。"),), digest="0" * 64) for name in "甲乙丙"]
+    Installation(Home(home), Config()).add_documents("键盘", told)
+    page = visit(running, "#documents")
+    base = page.locator(".basename", has_text="键盘")
+    base.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="键盘", exact=True)).to_be_visible()
+    expect(base).to_be_focused()
+    page.get_by_role("button", name="删除 乙.md").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").get_by_role("button", name="取消")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="删除 乙.md")).to_have_count(0)
+    expect(page.get_by_role("button", name="删除 甲.md")).to_be_focused()  # which comes behind it

@@ -23,10 +23,10 @@ export function open(title, build, kind = "") {
 }
 
 // `check` is a checkbox and `about` what it is about; the answer is null, or {checked}.
-export function confirm(title, why, values, { yes, check = null, about = null }) {
+export function confirm(title, why, values, { yes, check = null, about = null, kind = "danger" }) {
   return open(title, (close) => {
     const box = check && el("input", { type: "checkbox" });
-    const go = button(yes, () => close({ checked: Boolean(box?.checked) }), { class: "button danger" });
+    const go = button(yes, () => close({ checked: Boolean(box?.checked) }), { class: `button ${kind}` });
     const stay = button("cancel", () => close(null), { class: "button", autofocus: true });
     return [
       word(why, values, "p"),

@@ -2,7 +2,7 @@
 
 import { call, path, save } from "./api.js";
 import { confirm, prompt } from "./dialogs.js";
-import { button, el, hint, icon, iconButton, label, reason, replace, toast, word } from "./dom.js";
+import { button, el, hint, icon, iconButton, label, reason, redraw, replace, toast, word } from "./dom.js";
 import { follow } from "./jobs.js";
 import { choose, current, may, onChange, refresh, state } from "./state.js";
 import { startUploads } from "./uploads.js";
@@ -64,7 +64,7 @@ function drawBases() {
     node.addEventListener("click", () => choose(base.name));
     return node;
   });
-  replace(nodes.bases, word("bases", undefined, "h2"), items,
+  redraw(nodes.bases, word("bases", undefined, "h2"), items,
     may("admin") && button("newBase", create, { class: "button quiet" }, "plus"));
 }
 
@@ -83,7 +83,7 @@ function drawHead() {
     return;
   }
   const stats = { documents: number(base.documents ?? 0), chunks: number(base.chunks ?? 0), size: bytes(base.bytes ?? 0) };
-  replace(nodes.head,
+  redraw(nodes.head,
     el("div", { class: "row" }, el("h1", {}, base.name), el("span", { class: "space" }),
       may("write") && button("ingest", ingest, { class: "button small" }, "folder"),
       may("admin") && base.built && button("rebuild", rebuild, { class: "button small" }, "refresh"),
@@ -113,12 +113,12 @@ async function uploadBase() {
 
 async function rebuild() {
   const name = state.base;
-  if (await confirm("rebuild", "rebuildWhy", { name }, { yes: "rebuild" })) begin(path`api/v1/kb/${name}/rebuild`);
+  if (await confirm("rebuild", "rebuildWhy", { name }, { yes: "rebuild", kind: "primary" })) begin(path`api/v1/kb/${name}/rebuild`);
 }
 
 async function ingest() {
   const name = state.base;
-  if (await confirm("ingest", "ingestWhy", { name }, { yes: "ingest" })) begin(path`api/v1/kb/${name}/ingest`);
+  if (await confirm("ingest", "ingestWhy", { name }, { yes: "ingest", kind: "primary" })) begin(path`api/v1/kb/${name}/ingest`);
 }
 
 async function begin(where) {
@@ -171,10 +171,10 @@ async function running() {
 
 function watch(job) {
   if (job.base !== state.base || [...nodes.jobs.children].some((node) => node.dataset.job === job.id)) return;
-  const card = el("div", { class: "card job", "data-job": job.id });
+  const { card, show: draw } = jobCard(job);
   nodes.jobs.append(card);
-  drawJob(card, job);
-  follow(job.id, (told) => drawJob(card, told)).then((told) => {
+  draw(job);
+  follow(job.id, draw).then((told) => {
     if (told.state === "failed") drawFailure(card, told);
     else card.remove();
     if (told.state === "done") toast("jobDone", { counts: sumOf(told.progress.counts) });
@@ -187,22 +187,27 @@ function watch(job) {
 }
 
 function sumOf(counts) {
-  const told = ["added", "updated", "removed", "failed"].filter((status) => counts[status])
+  const some = (...statuses) => statuses.filter((status) => counts[status])
     .map((status) => t(`count_${status}`, { n: number(counts[status]) }));
-  return told.length ? told.join(isChinese() ? "，" : ", ") : t("count_none");
+  const changed = some("added", "updated", "removed");
+  return [...(changed.length ? changed : [t("count_none")]), ...some("failed")].join(isChinese() ? "，" : ", ");
 }
 
-function drawJob(card, job) {
-  const { done, total, current: at } = job.progress;
-  const stop = () => call("DELETE", `api/v1/jobs/${job.id}`).catch(toastOf);
-  replace(card,
-    el("div", { class: "row" }, word(`job_${job.kind}`, undefined, "strong"),
-      job.state === "queued" && word("jobQueued", undefined, "span", { class: "quiet" }),
-      total > 0 && word("jobProgress", { done: number(done), total: number(total) }, "span", { class: "quiet" }),
-      el("span", { class: "space" }),
-      may(job.kind === "rebuild" ? "admin" : "write") && button("cancelJob", stop, { class: "button small" })),
-    el("progress", total > 0 ? { max: total, value: done } : {}),
-    el("p", { class: "quiet one" }, job.note ? word("jobWaits", undefined, "span", { title: job.note }) : at));
+// The card stays the same from look to look, so that its button can be pressed.
+function jobCard({ id, kind }) {
+  const stop = () => call("DELETE", `api/v1/jobs/${id}`).catch(toastOf);
+  const [count, line, bar] = [el("span", { class: "quiet" }), el("p", { class: "quiet one" }), el("progress", {})];
+  const card = el("div", { class: "card job", "data-job": id },
+    el("div", { class: "row" }, word(`job_${kind}`, undefined, "strong"), count, el("span", { class: "space" }),
+      may(kind === "rebuild" ? "admin" : "write") && button("cancelJob", stop, { class: "button small" })), bar, line);
+  const show = ({ state: now, note, progress: { done, total, current: at } }) => {
+    replace(count, now === "queued" && word("jobQueued"), now === "queued" && " ",
+      total > 0 && word("jobProgress", { done: number(done), total: number(total) }));
+    if (total > 0) Object.assign(bar, { max: total, value: done });
+    else bar.removeAttribute("value");
+    replace(line, note ? word("jobWaits", undefined, "span", { title: note }) : at);
+  };
+  return { card, show };
 }
 
 // It stays until somebody has seen it.
@@ -262,11 +267,11 @@ async function load(more = false) {
 function drawDocuments(base) {
   const left = shown.total - shown.documents.length;
   if (!shown.documents.length) {
-    replace(nodes.list, word(shown.contains || shown.failed ? "noMatch" : "noDocuments", undefined, "p", { class: "none" }));
+    redraw(nodes.list, word(shown.contains || shown.failed ? "noMatch" : "noDocuments", undefined, "p", { class: "none" }));
     return;
   }
   const head = ["name", "size", "updated", "actions"].map((key) => word(key, undefined, "th", { scope: "col" }));
-  replace(nodes.list,
+  redraw(nodes.list,
     el("table", { class: "documents" }, el("thead", {}, el("tr", {}, head)),
       el("tbody", {}, shown.documents.map((document) => row(base, document)))),
     left > 0 && button("more", () => load(true), { class: "button" }));

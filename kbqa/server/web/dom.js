@@ -119,3 +119,12 @@ export function replace(node, ...children) {
   node.replaceChildren(...children.flat().filter(Boolean));
   return node;
 }
+
+// The same for what may have the focus: who uses the keyboard goes on where he was, on what took that place.
+export function redraw(node, ...children) {
+  const places = () => [...node.querySelectorAll("a, button, input, summary")];
+  const at = places().indexOf(document.activeElement);
+  replace(node, ...children);
+  if (at >= 0) (places()[at] ?? places().at(-1))?.focus({ preventScroll: true });
+  return node;
+}

@@ -1,7 +1,7 @@
 // The view of the service itself: what it is made of, how its bases are, what a self-check finds.
 
 import { call, forgetKey, hasKey } from "./api.js";
-import { button, el, icon, reason, replace, told, word } from "./dom.js";
+import { button, el, icon, reason, redraw, replace, told, word } from "./dom.js";
 import { may, refresh, state } from "./state.js";
 import { bytes, known, number } from "./words.js";
 
@@ -45,7 +45,7 @@ function draw(ready, found) {
     ["embedder", el("span", {}, embedder)],
     ["access", access(caller)],
   ];
-  replace(content,
+  redraw(content,
     el("header", { class: "row" }, word("statusTitle", undefined, "h1"), el("span", { class: "space" }),
       el("a", { class: "button small", href: "docs", target: "_blank", rel: "noopener" }, word("api")),
       button("refresh", showStatus, { class: "button small" }, "refresh")),

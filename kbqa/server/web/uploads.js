@@ -13,8 +13,11 @@ const LOST = ["failed", "skipped", "cancelled", "rejected"];
 
 const rows = []; // {file, name, node, status, ...}
 const list = el("ul", { class: "uploads" });
-const sum = el("div", { class: "row sum" });
-const box = el("div", { class: "card", hidden: true }, sum, list);
+const sum = el("span", { class: "quiet" });
+const halt = button("stopUpload", stop, { class: "button small" });
+const away = iconButton("close", "dismiss", dismiss);
+const box = el("div", { class: "card", hidden: true },
+  el("div", { class: "row sum" }, word("uploads", undefined, "strong"), sum, el("span", { class: "space" }), halt, away), list);
 const replacing = el("input", { type: "checkbox", id: "replace" });
 
 let line = Promise.resolve(); // one part is sent behind the other, whenever it was dropped
@@ -235,11 +238,9 @@ function lose(held, key, said) {
 function tellSum() {
   const done = rows.filter((row) => OVER.includes(row.status)).length;
   const lost = rows.filter((row) => LOST.includes(row.status)).length;
-  const busy = done < rows.length;
-  replace(sum, word("uploads", undefined, "strong"), el("span", { class: "quiet" },
-    word("uploadsSum", { done, total: rows.length }), lost > 0 && word("uploadsFailed", { n: lost })),
-  el("span", { class: "space" }),
-  busy ? button("stopUpload", stop, { class: "button small" }) : iconButton("close", "dismiss", dismiss));
+  replace(sum, word("uploadsSum", { done, total: rows.length }), lost > 0 && word("uploadsFailed", { n: lost }));
+  halt.hidden = done === rows.length;
+  away.hidden = !halt.hidden;
 }
 
 function stop() {

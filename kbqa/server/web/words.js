@@ -226,7 +226,7 @@ const WORDS = {
   notReady: ["暂时不能回答", "not ready"],
   generator: ["回答者", "Who answers"],
   extractive: ["直接摘录原文（无模型）", "Quotes the documents (no model)"],
-  embedder: ["向量", "Embedder"],
+  embedder: ["向量模型", "Embedder"],
   access: ["权限", "Access"],
   scope_read: ["只能提问", "may ask"],
   scope_write: ["可以提问和管理文档", "may ask and change documents"],
@@ -290,8 +290,7 @@ const WORDS = {
   err_FileNotFoundError: ["文件或文件夹不见了。", "A file or folder is gone."],
   err_JobFailed: ["处理中途出错。已完成的部分会保留，可以再试一次。", "It broke down halfway. What is done stays; try again for the rest."],
   stuck: ["文件无法删除，可能正被别的程序使用。", "The files cannot be removed; another program may be using them."],
-  badName: ["这个名称不能用。请用文字、数字等，不要有 / \\ : * ? 这类符号，也不要以点开头。",
-    "That cannot be a name: use letters and digits, no / \\ : * ? and the like, and no dot at the beginning."],
+  badName: ["这个名称不能用。只能有文字、数字、空格和 - _ .，以文字或数字开头，不超过 40 个汉字。", "That cannot be a name."],
   err_BeyondModel: ["对话太长，模型放不下。请开始新对话。", "The conversation is too long for the model. Begin a new one."],
 };
 
