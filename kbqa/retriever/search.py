@@ -46,7 +46,8 @@ TOLD = 0.3  # of what was asked just now; where no passage holds as much, the ea
 
 DEEPEST = 20_000  # chunks that are looked at to find some that fit
 
-LAST = 10_000  # chunks of a document in which a table is looked for
+POINTED_AT = 3  # tables that are fetched for one question, ...
+NAMESAKES = 20  # ... each from among so many passages that name it
 
 LISTENED_TO = 5  # best passages whose wording decides by which of its names a thing is called
 
@@ -220,10 +221,12 @@ class Retriever:
         """The hits, behind each of the best ones the table that it points at (见附表一), which may share no word with
         the question."""
         found: dict[int, Hit] = {}
+        left = POINTED_AT
         for hit in hits[:LISTENED_TO]:
             found.setdefault(hit.chunk.id, hit)
-            for its in pointers(hit.chunk.text):
-                chunks = self._store.neighbours(hit.chunk.source, 0, LAST)
+            for its in islice(pointers(hit.chunk.text), left):
+                left -= 1
+                chunks = self._store.holding(hit.chunk.source, its, NAMESAKES)
                 if table := next((chunk for chunk in chunks if label_of(chunk) == its), None):
                     found.setdefault(table.id, replace(hit, chunk=table))
         return [*found.values(), *(hit for hit in hits[LISTENED_TO:] if hit.chunk.id not in found)]

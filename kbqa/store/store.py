@@ -262,6 +262,12 @@ class Store:
             where = "d.source = ? AND c.ordinal BETWEEN ? AND ? ORDER BY c.ordinal"
             return list(read_chunks(connection, where, (source, first, last)))
 
+    def holding(self, source: str, text: str, most: int) -> list[Chunk]:
+        """The first chunks of a document in whose heading or own text `text` stands, in reading order."""
+        with self._reading() as connection:
+            where = "d.source = ? AND (instr(c.heading, ?) OR instr(c.text, ?)) ORDER BY c.ordinal LIMIT ?"
+            return list(read_chunks(connection, where, (source, text, text, most)))
+
     def reaching(self, source: str, start: int, end: int) -> list[Chunk]:
         """The chunks of a document that have any of its characters from `start` to `end`, in reading order."""
         with self._pool.reading() as connection:
