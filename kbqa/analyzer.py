@@ -31,6 +31,7 @@ __all__ = [
     "fold",
     "latin",
     "question_terms",
+    "question_words",
     "stem",
     "stop_words",
     "whole_names",
@@ -142,21 +143,27 @@ def _words(pieces: Sequence[str]) -> list[str]:
 def question_terms(question: str) -> Terms:
     """The terms to search for: each once, stop words dropped (kept if nothing else is left)."""
     terms = analyze(question)
-    words = list(dict.fromkeys(map(_parted, terms.words)))
+    words = list(dict.fromkeys(question_words(question)))
     bigrams = list(dict.fromkeys(terms.bigrams))
     stop = stop_words()
     return Terms([w for w in words if w not in stop] or words, [b for b in bigrams if b not in stop] or bigrams)
 
 
-_HELPING = frozenset("能会要可想给")
+_HELPING = re.compile("(哪).|[能会要可得有想给没不](.)|(.)[能会要得满]")
 
 
 @lru_cache(maxsize=4096)
 def _parted(word: str) -> str:
-    """报 for 能报, which the cutter takes for a name: a helping verb with the word behind it."""
+    """报 for 能报, 假 for 假要, 哪 for 哪所: the cutter takes for a name what the dictionary does not have."""
     import rjieba
 
-    return word[1:] if len(word) == 2 and word[0] in _HELPING and not rjieba.has_word(word) else word
+    found = _HELPING.fullmatch(word) if len(word) == 2 else None
+    return found[found.lastindex or 0] if found and not rjieba.has_word(word) else word
+
+
+def question_words(question: str) -> list[str]:
+    """The words of a question in order, without the helping verbs that the cutter joins to them."""
+    return [_parted(word) for word in analyze(question).words]
 
 
 @lru_cache(maxsize=4096)
@@ -168,7 +175,7 @@ INSIDE = 0.7
 INFLECTED = 0.9
 
 # What makes another thing of a name that it stands before, and is often cut off from it.
-_ANOTHER = re.compile("(?:副|陪(?=产)|半(?=年[报度])|非(?=工作|正式)).{2,}")
+_ANOTHER = re.compile("(?:副|总(?=经理)|陪(?=产)|半(?=年[报度])|非(?=工作|正式)).{2,}")
 
 
 def _joined(words: Iterable[str]) -> list[str]:

@@ -162,8 +162,8 @@ class _Asked:
         return found / max(1, len(self.pairs) + len(self.latin))
 
     def counts(self, word: str) -> bool:
-        """Whether the word is an amount of the question, or a part of one."""
-        return any(word in amount.text for amount in self.amounts)
+        """Whether the word is an amount of the question, a part of one, or stands before one (入职 of 入职满十年)."""
+        return any(word in amount.text or amount.before.endswith(word) for amount in self.amounts)
 
     def fills(self, folded: str) -> bool:
         """Whether something could fill the gap that the question does not say itself."""

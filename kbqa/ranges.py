@@ -54,11 +54,12 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A number of a question: `text` is how it is written there, folded."""
+    """A number of a question: `text` is how it is written there, folded, `before` what stands before it."""
 
     number: float
     unit: str
     text: str
+    before: str
 
 
 def asked_amounts(question: str) -> list[Asked]:
@@ -72,7 +73,8 @@ def asked_amounts(question: str) -> list[Asked]:
         ranged = match["behind"] or match["before"] in _UPPER | _OPEN
         if number is None or not unit or ranged or (unit == "年" and number >= 1000):
             continue
-        found.append(Asked(number, unit, match[0].removeprefix(match["before"] or "").strip()))
+        text = match[0].removeprefix(match["before"] or "").strip()
+        found.append(Asked(number, unit, text, folded[: match.start()].rstrip("满了有已")))
     return found
 
 

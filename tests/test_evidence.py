@@ -41,11 +41,17 @@ LEAVE = "年休假见下表。\n累计工作年限 | 年休假天数\n满1年不
         ("工作14年，年休假有几天？", "满5年不满15年 | 12天"),
         ("工作满5年的年休假天数是多少？", "满5年不满15年 | 12天"),
         ("工作了三年，年休假天数是多少？", "满1年不满5年 | 7天"),
+        ("入职满二十年，年休假几天？", "满15年 | 18天"),
     ],
 )
 def test_the_row_whose_range_holds_the_number_wins(question, row):
     found = best(question, hit(LEAVE))
     assert (found.text, found.ranged) == (row, 1.0)
+
+
+def test_what_stands_before_an_amount_is_told_by_the_row_whose_range_holds_it():
+    (row,) = [it for it in gather("入职了二十年的班车", {}, [hit(LEAVE)]) if it.ranged == 1]
+    assert row.own == pytest.approx(2 / 3)  # of 入职, 二十年 and 班车
 
 
 def test_of_open_ranges_the_nearest_one_wins():

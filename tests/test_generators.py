@@ -197,6 +197,8 @@ def test_a_sentence_with_semicolons_is_quoted_whole_unless_it_is_long():
 def test_a_table_row_is_told_with_the_column_that_was_asked_for():
     table = "大区 | 8月 | 9月\n西南 | 180 | 560.2\n华北 | 95 | 610.5"
     assert extract("华北9月的销售额是多少？", table, sentences=1) == "华北；9月：610.5"
+    cities = "城市级别 | 城市范围 | 限额\n一类 | 北京 | 800\n二类 | 其他 | 600"
+    assert extract("二类城市呢？", cities, sentences=1) == "城市级别：二类；城市范围：其他；限额：600"
 
 
 def test_a_sentence_that_points_at_a_table_brings_its_rows():

@@ -78,6 +78,8 @@ def test_the_asker_s_own_organisation_is_left_out(question, bare):
         "日本公司的年假有几天？",
         "公司法规定了什么？",
         "单位成本是多少？",
+        "公司的名称是什么？",
+        "我们公司电话多少？",
         "我们公司",
         "Which company is it?",
     ],

@@ -138,6 +138,7 @@ def _told(row: str, header: str, words: Sequence[str]) -> str:
     if len(names) != len(cells):
         return row
     columns = list(zip(names, cells, strict=True))
+    words = [word for word in words if Passage(names[0]).share(word) < 1]  # 城市 names rows, and no 城市范围
     # Counting tells 「9月」 from 「8月」, which shares a word with it.
     named = [sum(Passage(name).share(word) == 1 for word in words) for name in names[1:]]
     if best := max(named, default=0):

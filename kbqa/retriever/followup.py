@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from kbqa.analyzer import CJK, fold, question_terms, stop_words
@@ -75,6 +74,7 @@ _PIECE = re.compile(
     rf"(?P<version>[vV]?\d+(?:\.\d+)+)|(?P<name>[A-Za-z](?:[A-Za-z0-9_.\-]*[A-Za-z0-9])?)|{_NUMERAL.pattern}"
     rf"|(?P<number>\d+)|(?P<words>[{CJK}]+)"
 )
+MADE = "made"  # of single characters
 _PROPER = {"ns", "nr", "nt", "nz", "t"}  # jieba's marks of places, people, organisations, other names and times
 _EMPTY_ENDS = set("子儿头性化的时间者们上下里中")  # a last character that says nothing about a word's kind
 _SAME, _SAME_KIND, _SAME_PROPER, _SAME_END, _BOTH_NAMES = 3.0, 2.5, 2.0, 1.5, 1.0
@@ -116,10 +116,7 @@ def _telling(text: str) -> list[str]:
 
 def _names_something(body: str) -> bool:
     """Whether single characters make a name in it that the dictionary does not have: 年 and 假 of 「年假有几天？」."""
-    single = [word for word in _words(body) if len(word.text) == 1 and word.text not in stop_words()]
-    return any(
-        word.end == other.start and word.kind[0] != "v" and other.kind[0] == "n" for word, other in pairwise(single)
-    )
+    return any(word.kind == MADE for word in _words(body))
 
 
 def _fragment(question: str) -> str:
@@ -158,7 +155,7 @@ class _Word:
     text: str
     start: int
     end: int
-    kind: str  # version, name, number, english (a common word), the unit of a numeral, or jieba's part of speech
+    kind: str  # version, name, made, number, english (a common word), the unit of a numeral, or jieba's part of speech
 
 
 def _words(text: str) -> list[_Word]:
@@ -176,7 +173,16 @@ def _words(text: str) -> list[_Word]:
         for word, tag in rjieba.tag(found[0]):
             words.append(_Word(word, at, at + len(word), tag))
             at += len(word)
+            if _is_made(words[-2:]):
+                words[-2:] = [_Word(words[-2].text + word, words[-2].start, at, MADE)]
     return words
+
+
+def _is_made(last: Sequence[_Word]) -> bool:
+    """Whether two characters that were cut apart are a name that the dictionary does not have: 年 and 假."""
+    if len(last) < 2 or any(len(word.text) > 1 or word.text in stop_words() for word in last):
+        return False
+    return last[0].end == last[1].start and last[0].kind[0] != "v" and last[1].kind[0] == "n"
 
 
 def _counterpart(fragment: str, previous: str) -> tuple[int, int] | None:

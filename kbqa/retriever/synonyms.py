@@ -20,7 +20,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from kbqa.analyzer import Terms, analyze, fold
+from kbqa.analyzer import Terms, analyze, fold, question_words
 from kbqa.errors import ConfigError
 from kbqa.retriever.subject import stands_in, whole
 
@@ -81,7 +81,7 @@ class Synonyms:
         present = [name for name in self.others if name in folded]
         if not present:
             return {}
-        words = analyze(question).words
+        words = question_words(question)
         found = [name for name in present if _is_named(name, folded, words, name in self.common)]
         return {
             name: self.others[name] for name in found if not any(name != longer and name in longer for longer in found)
