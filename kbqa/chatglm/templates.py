@@ -2,18 +2,25 @@
 
 A template cannot go on for ever: each turn of a loop, each call and each filter looks at the clock. Nor can it take all
 the memory: what it makes is measured before it can be used again, and what would make something huge at once is not
-there. What real templates do (loops, conditions, macros, namespaces, JSON) stays far below the limits.
+there, or measured before it is done. What real templates do (loops, conditions, macros, namespaces, JSON, joining and
+replacing) stays far below the limits, and comes out as in transformers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import wraps
-from typing import Any
+from datetime import datetime
+from functools import lru_cache, wraps
+from threading import Lock
+from typing import Any, NoReturn
 
-from jinja2 import nodes
-from jinja2.exceptions import SecurityError
+from jinja2 import Template, nodes, pass_eval_context
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension
+from jinja2.filters import do_indent, do_join, do_replace
+from jinja2.nodes import EvalContext
+from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -27,47 +34,86 @@ ROOM = 1 << 25  # characters that it may write in all, also where only a variabl
 RANGE = 1000
 SECONDS = 2.0  # for what takes a millisecond
 
+TEXTS = (nodes.TemplateData, nodes.Const)
 TEXT = {"strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "partition", "rpartition", "startswith"}
 TEXT |= {"endswith", "find", "rfind", "count", "lower", "upper", "title", "capitalize", "isdigit", "isspace"}
-TEXT |= {"removeprefix", "removesuffix"}
-MAPPING = {"get", "items", "keys", "values"}
-FILTERS = "capitalize count d default first int items last length list lower map reject rejectattr reverse safe select"
-FILTERS += " selectattr sort string title tojson trim unique upper"
+TEXT |= {
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "join",
+    "index",
+    "rindex",
+    "isalpha",
+    "isalnum",
+    "isupper",
+    "islower",
+}
+MAPPING = {"get", "items", "keys", "values", "copy"}
+FILTERS = "abs capitalize count d default dictsort e escape first float groupby indent int items join last length list"
+FILTERS += " lower map max min reject rejectattr replace reverse safe select selectattr sort string title tojson trim"
+FILTERS += " truncate unique upper wordcount"
 
 
 def render(template: str, **variables: Any) -> str:
     """TooMuch beyond the limits; else whatever jinja and the template itself raise."""
     if len(template) > SOURCE:
         raise TooMuch(f"it has {len(template)} characters, more than {SOURCE}")
+    environment, compiled, one_at_a_time = _compiled(template)
     written: list[str] = []
     size = 0
-    for piece in _Bounded(len(template)).from_string(template).generate(**variables):
-        written.append(piece)
-        size += len(piece)
-        if size > MOST:
-            raise TooMuch(f"it writes more than {MOST} characters")
+    with one_at_a_time:
+        environment.begin(variables)
+        for piece in compiled.generate(**variables):
+            written.append(piece)
+            size += len(piece)
+            if size > MOST:
+                raise TooMuch(f"it writes more than {MOST} characters")
     return "".join(written)
 
 
+@lru_cache(maxsize=4)  # to compile one takes longer than to fill it
+def _compiled(template: str) -> tuple[_Bounded, Template, Lock]:
+    environment = _Bounded()
+    return environment, environment.from_string(template), Lock()
+
+
 class _Bounded(ImmutableSandboxedEnvironment):
-    """For one rendering of a template of `source` characters."""
+    """For one template, and one rendering of it at a time."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self, source: int) -> None:
+    def __init__(self) -> None:
         # The options are those that chat templates are written for.
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], finalize=self._written
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", _Generation],
+            finalize=self._written,
         )
-        self._end, self._source, self._room = time.monotonic() + SECONDS, source, ROOM
-        self.filters["tojson"] = lambda value, indent=None, **_: to_json(value, indent)
+        self._own = 1  # characters that the template itself has to write
+        self.begin({})
+        self.filters |= {"tojson": to_json, "join": _join, "replace": _replace, "indent": _indent}
         self.filters = {name: self._watched(self.filters[name]) for name in FILTERS.split()}
-        self.filters["_turns"], self.filters["_measured"] = self._turns, _measured
+        self.filters["_turns"], self.filters["_measured"] = self._turns, self._measured
         self.globals = {"range": _range, "namespace": self.globals["namespace"], "dict": dict}
+        self.globals |= {"raise_exception": _raise, "strftime_now": _now}
+
+    def begin(self, variables: Mapping[str, Any]) -> None:
+        """What is given does not change, and is measured here once and for all."""
+        self._end, self._room = time.monotonic() + SECONDS, ROOM
+        self._known: dict[int, int] = {}
+        for value in variables.values():
+            for part in value if isinstance(value, list | tuple) else ():
+                self._known[id(part)] = measure(part)
+            self._known[id(value)] = measure(value, self._known)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = _Watched().visit(super()._parse(source, name, filename))
-        return tree
+        tree: nodes.Template = super()._parse(source, name, filename)
+        texts = [getattr(it, "data", getattr(it, "value", None)) for it in tree.find_all(TEXTS)]
+        self._own += sum(len(text) for text in texts if isinstance(text, str))
+        watched: nodes.Template = _Watched().visit(tree)
+        return watched
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         known = TEXT if isinstance(obj, str) else MAPPING if isinstance(obj, Mapping) else None
@@ -76,15 +122,20 @@ class _Bounded(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         __self._step()
-        measure([args, kwargs])
-        return _measured(super().call(__context, __obj, *args, **kwargs))
+        measure([args, kwargs], __self._known)
+        if isinstance(text := getattr(__obj, "__self__", None), str):
+            args = _checked(text, __obj.__name__, args)
+        return __self._measured(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         self._step()
+        if operator == "*" and isinstance(left, str) and isinstance(right, int):
+            _check_size(len(left) * right)
+            return left * right
         numbers = all(isinstance(it, int | float) and abs(it) < 2**31 for it in (left, right))
         if operator != "+" and (operator == "**" or not numbers):
             raise SecurityError(f"a chat template may not use {operator} on these values")
-        return _measured(super().call_binop(context, operator, left, right))
+        return self._measured(super().call_binop(context, operator, left, right))
 
     def _turns(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -95,25 +146,39 @@ class _Bounded(ImmutableSandboxedEnvironment):
         @wraps(work)  # jinja reads off the function what else it is to be given
         def bounded(*args: Any, **kwargs: Any) -> Any:
             self._step()
-            measure([args, kwargs])
-            return _measured(work(*args, **kwargs))
+            measure([args, kwargs], self._known)
+            return self._measured(work(*args, **kwargs))
 
         return bounded
 
     def _written(self, value: Any) -> Any:
-        if isinstance(_measured(value), str):
+        if isinstance(self._measured(value), str):
             self._take(len(value))
         return value
 
     def _step(self) -> None:
         if time.monotonic() > self._end:
             raise TooMuch(f"it is not done after {SECONDS:g} seconds")
-        self._take(self._source)  # so much of its own text at most until the next step
+        self._take(self._own)  # so much of its own text at most until the next step
 
     def _take(self, characters: int) -> None:
         self._room -= characters
         if self._room < 0:
             raise TooMuch("it goes through too many loops, or writes too much")
+
+    def _measured(self, value: Any) -> Any:
+        measure(value, self._known)
+        return value
+
+
+class _Generation(Extension):
+    """{% generation %} ... {% endgeneration %}: what the model has said, for who trains on it; here it is only text."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja's own)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _Watched(NodeTransformer):
@@ -147,12 +212,57 @@ def _through(name: str, node: Any) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None)
 
 
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _now(format: str) -> str:
+    return datetime.now().strftime(format[:100])
+
+
+def _check_size(size: int) -> None:
+    if size > MOST:
+        raise TooMuch(f"something would have more than {MOST} characters or parts")
+
+
+def _checked(text: str, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a text's method, where that would make nothing huge."""
+    if name == "join":
+        args = (list(args[0]),)  # it may be one that can be gone through once
+        _check_joined(args[0], text)
+    elif name == "replace":
+        _check_replaced(text, *args[:2])
+    return args
+
+
+def _check_joined(items: list[Any], between: str) -> None:
+    measure(items)
+    _check_size(len(items) * len(between))
+
+
+def _check_replaced(text: str, old: str, new: str) -> None:
+    _check_size(len(text) + text.count(old) * len(new))
+
+
+@pass_eval_context
+def _join(context: EvalContext, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    items = list(value)
+    _check_joined(items, str(d))
+    return do_join(context, items, str(d), attribute)
+
+
+@pass_eval_context
+def _replace(context: EvalContext, text: str, old: str, new: str, count: int | None = None) -> str:
+    _check_replaced(str(text), str(old), str(new))
+    return do_replace(context, str(text), str(old), str(new), count)
+
+
+def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    _check_size((str(text).count("\n") + 1) * (width if isinstance(width, int) else len(width)))
+    return do_indent(str(text), width, first, blank)
+
+
 def _range(*bounds: int) -> range:
     if len(wanted := range(*bounds)) > RANGE:
         raise TooMuch(f"it counts through more than {RANGE} numbers")
     return wanted
-
-
-def _measured(value: Any) -> Any:
-    measure(value)
-    return value

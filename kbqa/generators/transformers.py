@@ -194,15 +194,17 @@ class _Model:
             generation.pad_token_id = next(iter(self.ends), 0)  # one prompt is never padded; asked for all the same
 
     def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
-        """The messages as the model's chat template puts them."""
-        from jinja2 import TemplateError
+        """The messages as the model's chat template puts them, which is a program and not trusted."""
+        from kbqa.chatglm.templates import render
 
         said = [{"role": m.role, "content": _disarmed(m.content, self._controls)} for m in messages]
+        given = {"messages": said, "tools": None, "documents": None, "add_generation_prompt": True}
         try:
-            filled = self.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True, **options)
-        except (TemplateError, TypeError, ValueError) as error:
+            variables = {**self.tokenizer.special_tokens_map, **options, **given}
+            text = render(self.tokenizer.get_chat_template(), **variables)
+        except Exception as error:  # it is the model's, and so is what it raises
             raise BeyondModel(f"{self._name}: its chat template refuses the messages: {one_line(error)}") from error
-        ids: list[int] = filled["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     @property
