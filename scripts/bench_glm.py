@@ -6,9 +6,10 @@
 
 Weights are random and made in memory, except for llama.cpp (pip install llama-cpp-python gguf), which reads a file of
 the same shape: `--gguf DIR` says where it may be written (10 GB), `--llama PYTHON` which interpreter has the packages.
-Each row of the table is a process of its own. A round measures the memory's speed (a sum over 1 GB), then decoding;
-the best round counts, and "floor" is the share of the memory's speed in it: bytes of weights read for each token, times
-tokens a second. With one thread, seconds are those that the processor spent on it.
+Each row of the table is a process of its own, and the best of some steps counts. "floor" is the share of the memory's
+speed in it: bytes of weights read for each token, times tokens a second. The memory's speed is measured before the rows
+and after them, by summing up 2 GB on as many threads; the best counts for all rows and stands below the table. With one
+thread, seconds are those that the processor spent on it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SHAPES: dict[str, dict[str, int]] = {
 KINDS = {"0.5B": ("float32", "bfloat16", "int8", "int4"), "6B": ("bfloat16", "int8", "int4")}
 LLAMA = ("Q8_0", "Q4_0")
 PROMPT, CONTEXT, BATCH = 128, 1024, 8
+STEPS = {"0.5B": 40, "6B": 12}
 
 
 def decoder_of(shape: str, kind: str) -> Any:
@@ -95,30 +97,20 @@ def seconds(work: Callable[[], object], now: Callable[[], float]) -> float:
     return now() - start
 
 
-def measured(step: Callable[[], object], count: int, threads: int, rounds: int = 3) -> tuple[float, float]:
-    """(seconds of a step, bytes a second that the memory gave) in the round with the fastest step."""
-    import numpy
-
-    now = clock(threads)
-    if threads == 1:
-        big = numpy.ones(1 << 27, dtype=numpy.int64)
-        read: Callable[[], object] = big.sum
-        size = big.nbytes
-    else:
-        import torch
-
-        ones = torch.ones(1 << 28, dtype=torch.float32)
-        read, size = ones.sum, ones.nbytes
-    read()
+def fastest(step: Callable[[], object], count: int, threads: int) -> float:
+    """Seconds of the fastest step."""
     step()
-    best = None
-    for _ in range(rounds):
-        memory = size / min(seconds(read, now) for _ in range(3))
-        took = min(seconds(step, now) for _ in range(count))
-        if best is None or took < best[0]:
-            best = took, memory
-    assert best is not None
-    return best
+    return min(seconds(step, clock(threads)) for _ in range(count))
+
+
+def memory_speed(threads: int) -> float:
+    """Bytes a second, at best, from a buffer that no cache holds, in huge pages where NumPy gets them."""
+    import numpy
+    import torch
+
+    torch.set_num_threads(threads)
+    ones = torch.from_numpy(numpy.ones(1 << 29, dtype=numpy.float32))
+    return ones.nbytes / fastest(ones.sum, 15, threads)
 
 
 def rss() -> tuple[float, float]:
@@ -135,7 +127,6 @@ def ours(shape: str, kind: str, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     decoder, now = decoder_of(shape, kind), clock(threads)
     memory, result = rss(), {}
-    steps = 12 if shape == "0.5B" else 4
     for batch in (1, BATCH):
         runner = Runner(decoder, batch, CONTEXT)
         sequences = [runner.begin(slot, range(7, 7 + PROMPT)) for slot in range(batch)]
@@ -144,9 +135,9 @@ def ours(shape: str, kind: str, threads: int) -> dict[str, Any]:
             result["prefill"] = PROMPT / min(reads)
         for sequence in sequences:
             sequence.filled = PROMPT  # what is in the cache does not change how long a step takes
-        step, speed = measured(partial(runner.write, sequences, [11] * batch), steps, threads)
-        result |= {f"decode{batch}": batch / step, f"floor{batch}": weight_bytes(shape, kind) / step / speed}
-        result["memory_speed"] = speed / 1e9
+        result[f"decode{batch}"] = batch / fastest(
+            partial(runner.write, sequences, [11] * batch), STEPS[shape], threads
+        )
     return result | {"rss": memory[0], "peak": memory[1]}
 
 
@@ -164,9 +155,8 @@ def llama(shape: str, kind: str, threads: int, folder: Path) -> dict[str, Any]:
     model.eval(prompt)
     model.reset()
     prefill = PROMPT / seconds(lambda: model.eval(prompt), now)
-    step, speed = measured(lambda: model.eval([11]), 12 if shape == "0.5B" else 4, threads)
-    floor = weight_bytes(shape, kind) / step / speed
-    return {"prefill": prefill, "decode1": 1 / step, "floor1": floor, "memory_speed": speed / 1e9, "rss": rss()[0]}
+    decode = 1 / fastest(lambda: model.eval([11]), STEPS[shape], threads)
+    return {"prefill": prefill, "decode1": decode, "rss": rss()[0]}
 
 
 def write_gguf(path: Path, shape: str, kind: str) -> None:
@@ -228,32 +218,56 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gguf", type=Path, help="where files for llama.cpp may be written")
     parser.add_argument("--llama", default=sys.executable, help="a Python that has llama-cpp-python and gguf")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=("memory", "row"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one == "memory":
+        print(memory_speed(options.threads))
+        return
     if options.one:
         (shape,), (kind,) = options.shape, options.kind
-        work = llama(shape, kind, options.threads, options.gguf) if kind in LLAMA else ours(
-            shape, kind, options.threads
-        )  # fmt: skip
-        print(json.dumps(work))
+        work = partial(llama, folder=options.gguf) if kind in LLAMA else ours
+        print(json.dumps(work(shape, kind, options.threads)))
         return
-    print("| shape | weights | prefill | decode | floor | decode x8 | floor x8 | memory GB/s | RSS GB | peak GB |")
-    print("| --- " * 10 + "|")
+    rows = []
+    speed = float(run(sys.executable, "memory", options))
     for shape in options.shape or SHAPES:
         for kind in options.kind or (*KINDS[shape], *(LLAMA if options.gguf else ())):
             python = options.llama if kind in LLAMA else sys.executable
-            command = [python, __file__, "--one", "--shape", shape, "--kind", kind, "--threads", str(options.threads)]
-            if options.gguf:
-                command += ["--gguf", str(options.gguf)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                print(f"| {shape} | {kind} | failed |")
-                continue
-            r = json.loads(done.stdout.splitlines()[-1])
-            cells = [("prefill", ".1f"), ("decode1", ".2f"), ("floor1", ".0%"), (f"decode{BATCH}", ".2f"),
-                     (f"floor{BATCH}", ".0%"), ("memory_speed", ".1f"), ("rss", ".1f"), ("peak", ".1f")]  # fmt: skip
-            shown = [format(r[name], form) if name in r else "" for name, form in cells]
-            print(f"| {shape} | {'llama.cpp ' * (kind in LLAMA)}{kind} | {' | '.join(shown)} |", flush=True)
+            told = run(python, "row", options, "--shape", shape, "--kind", kind)
+            print(f"{shape} {kind}: {told}", file=sys.stderr, flush=True)
+            rows.append((shape, kind, json.loads(told) if told else None))
+    speed = max(speed, float(run(sys.executable, "memory", options)))
+    table(rows, speed)
+
+
+def run(python: str, what: str, options: argparse.Namespace, *more: str) -> str:
+    """The last line that a process of its own writes; nothing when it fails."""
+    command = [python, __file__, "--one", what, "--threads", str(options.threads), *more]
+    if options.gguf:
+        command += ["--gguf", str(options.gguf)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return "" if done.returncode else done.stdout.splitlines()[-1]
+
+
+def table(rows: list[tuple[str, str, dict[str, Any] | None]], speed: float) -> None:
+    print(f"| shape | weights | prefill | decode | floor | decode x{BATCH} | RSS GB | peak GB |")
+    print("| --- " * 8 + "|")
+    for shape, kind, result in rows:
+        if result is None:
+            print(f"| {shape} | {kind} | failed |")
+            continue
+        result["floor"] = weight_bytes(shape, kind) * result["decode1"] / speed
+        cells = {
+            "prefill": ".1f",
+            "decode1": ".2f",
+            "floor": ".0%",
+            f"decode{BATCH}": ".2f",
+            "rss": ".1f",
+            "peak": ".1f",
+        }
+        shown = [format(result[name], form) if name in result else "" for name, form in cells.items()]
+        print(f"| {shape} | {'llama.cpp ' * (kind in LLAMA)}{kind} | {' | '.join(shown)} |")
+    print(f"\nMemory: {speed / 1e9:.1f} GB/s")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from glmkit import Case, cases  # noqa: E402
 from torch import nn  # noqa: E402
 
 from kbqa.chatglm import kernels, load_chatglm  # noqa: E402
-from kbqa.chatglm.kernels import Int4, Int8, Reordered, TwoDigits, faster  # noqa: E402
+from kbqa.chatglm.kernels import Compiled4, Compiled8, Int4, Int8, Reordered, TwoDigits, faster  # noqa: E402
 from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear  # noqa: E402
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -54,19 +55,82 @@ def needs(kind: type[nn.Module]) -> None:
         pytest.skip(f"{kind.__name__} does not work on this processor or with this torch")
 
 
+BITS = pytest.mark.parametrize(
+    ("fast_kind", "kind", "bits"),
+    [(Compiled4, GroupedLinear, 4), (Compiled4, QuantizedLinear, 4), (Compiled8, QuantizedLinear, 8)],
+)
+
+
+@COUNTS
+@BITS
+def test_compiled_products_are_closer_than_bfloat16_could_be_whatever_outliers_come_in(fast_kind, kind, bits, count):
+    needs(fast_kind)
+    layer, x = quantized(kind, bits), incoming(count)
+    fast = faster(layer, torch.bfloat16)
+    assert isinstance(fast, fast_kind)
+    assert error(fast(x), layer(x)) < 4e-4
+    assert error(fast(x)[1:], layer(x)[1:]) < 1e-4 if count > 1 else True
+    assert fast(x.bfloat16()[None]).dtype == torch.bfloat16
+    assert fast(x[None]).shape == (1, count, ROWS)
+
+
+@pytest.mark.parametrize("columns", [32, 64, 96, 13 * 128, 4096])
+@BITS
+def test_compiled_products_bear_the_largest_numbers_in_groups_of_any_size(fast_kind, kind, bits, columns):
+    needs(fast_kind)
+    layer = kind(nn.Linear(columns, 48, bias=False), bits)
+    layer.fill(torch.ones(48, columns) * torch.tensor([1.0, -1.0] * 24)[:, None])
+    x = torch.stack([torch.ones(columns), -torch.ones(columns), torch.zeros(columns)])
+    torch.testing.assert_close(fast_kind(layer)(x), layer(x), atol=0, rtol=1e-4)
+
+
+@BITS
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_a_number_stays_none_and_spoils_no_other_row(fast_kind, kind, bits, bad):
+    needs(fast_kind)
+    fast, x = faster(quantized(kind, bits), torch.bfloat16), incoming(5)
+    spoilt = x.clone()
+    spoilt[2, 100] = bad
+    got = fast(spoilt)
+    assert got[2].isnan().all()
+    torch.testing.assert_close(got[[0, 1, 3, 4]], fast(x)[[0, 1, 3, 4]], atol=0, rtol=0)
+
+
+def test_compiled_products_may_be_computed_by_several_threads_at_once():
+    needs(Compiled4)
+    fast, x = faster(quantized(GroupedLinear, 4), torch.bfloat16), incoming(9)
+    wanted = fast(x)
+    with ThreadPoolExecutor(4) as threads:
+        for got in threads.map(lambda _: [fast(x) for _ in range(25)][-1], range(4)):
+            torch.testing.assert_close(got, wanted, atol=0, rtol=0)
+
+
+def test_without_numba_layers_take_torchs_own_kernels(monkeypatch):
+    needs(Int4)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "kbqa.chatglm.compiled", raising=False)
+    monkeypatch.delattr("kbqa.chatglm.compiled", raising=False)
+    monkeypatch.setattr(kernels, "_right", kernels._right.__wrapped__)
+    assert isinstance(faster(quantized(GroupedLinear, 4), torch.bfloat16), Int4)
+    assert not isinstance(faster(quantized(QuantizedLinear, 8), torch.bfloat16), Compiled8 | QuantizedLinear)
+    linear = nn.Linear(COLUMNS, ROWS).to(torch.bfloat16).requires_grad_(False)
+    x = incoming(1).bfloat16()
+    assert error(faster(linear, torch.bfloat16)(x).float(), linear(x).float()) < 5e-3
+
+
 @COUNTS
 def test_int8_in_two_digits_is_closer_than_bfloat16_could_be_whatever_outliers_come_in(count):
     needs(TwoDigits)
     layer, x = quantized(QuantizedLinear, 8), incoming(count)
-    fast = faster(layer, torch.float32)
-    assert isinstance(fast, TwoDigits)
+    fast = TwoDigits(layer)
     assert error(fast(x), layer(x)) < 1e-3
     assert error(fast(x)[1:], layer(x)[1:]) < 1e-4 if count > 1 else True
 
 
-def test_a_row_gets_the_same_whoever_stands_beside_it():
-    needs(TwoDigits)
-    fast, x = faster(quantized(QuantizedLinear, 8), torch.float32), incoming(9)
+@pytest.mark.parametrize("kind", [TwoDigits, Compiled8])
+def test_a_row_gets_the_same_whoever_stands_beside_it(kind):
+    needs(kind)
+    fast, x = kind(quantized(QuantizedLinear, 8)), incoming(9)
     torch.testing.assert_close(fast(x)[3:4], fast(x[3:4]), atol=0, rtol=0)
 
 
@@ -82,9 +146,7 @@ def test_torchs_int8_kernel_is_as_close_as_bfloat16_is(count):
 def test_int4_is_as_close_as_bfloat16_is(kind, count):
     needs(Int4)
     layer, x = quantized(kind, 4), incoming(count)
-    fast = faster(layer, torch.bfloat16)
-    assert isinstance(fast, Int4)
-    assert error(fast(x), layer(x)) < 8e-3
+    assert error(Int4(layer)(x), layer(x)) < 8e-3
 
 
 @COUNTS
@@ -94,6 +156,15 @@ def test_bfloat16_reordered_gives_what_it_gave(count):
     fast = faster(layer, torch.bfloat16)
     assert isinstance(fast, Reordered)
     assert error(fast(x).float(), layer(x).float()) < 5e-3
+
+
+def test_one_row_in_bfloat16_is_no_farther_off_than_its_last_rounding():
+    needs(Reordered)
+    needs(Compiled4)
+    layer, x = nn.Linear(COLUMNS, ROWS).to(torch.bfloat16).requires_grad_(False), incoming(1).bfloat16()
+    fast = faster(layer, torch.bfloat16)
+    assert fast.row_product is not None
+    assert error(fast(x).float(), layer.float()(x.float()).bfloat16().float()) < 2e-4
 
 
 def test_a_layer_of_a_shape_that_the_kernels_do_not_take_stays_as_it_is_and_works():

@@ -1,12 +1,15 @@
 """Linear layers as fast as this machine allows, in place of the ordinary ones: the fast path.
 
 To write one token, every weight is read once, so what counts is how few bytes are read and how near that comes to the
-speed of the memory. Nothing here restores a whole matrix to write a token. All kernels are those that come with torch:
+speed of the memory. Nothing here restores a whole matrix to write a token. The better kernel that works is taken:
 
-    bfloat16   on CPUs: the matrix, reordered once for oneDNN
-    8 bits     x86 CPUs: integer products (FBGEMM); what comes in is split into two digits of 8 bits, which keeps more
-               of it than bfloat16 does. Elsewhere: torch's int8 kernel, in bfloat16
-    4 bits     torch's int4 kernels, in bfloat16; on CPUs, many rows at once get the matrix restored block by block
+    bfloat16   on CPUs: the matrix, reordered once for oneDNN; one row by code of ours (compiled.py)
+    8, 4 bits  x86 CPUs: whole numbers, by code of ours; what comes in is rounded to 16 bits, which keeps more of it
+               than bfloat16 does
+    8 bits     where that does not run, x86 CPUs: whole numbers by FBGEMM, what comes in being split into two digits of
+               8 bits. Elsewhere: torch's int8 kernel, in bfloat16
+    4 bits     where that does not run: torch's int4 kernels, in bfloat16; on CPUs, many rows at once get the matrix
+               restored block by block
 
 A row's published scale multiplies what comes out, in float32, so that it is never rounded. Before a kernel is used it
 must get a small product right on the device at hand; where it does not, or is not there, layers stay as they were.
@@ -15,6 +18,7 @@ How far all this is from the exact path: tests/test_chatglm_kernels.py.
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear, unpack
+from kbqa.chatglm.quantization import Bits, GroupedLinear, QuantizedLinear, unpack
 
 __all__ = ["faster", "speed_up"]
 
@@ -56,7 +60,7 @@ def _kinds(layer: Layer, dtype: torch.dtype) -> tuple[Callable[[Any], _Fast], ..
     """The better one first."""
     if isinstance(layer, nn.Linear):
         return (Reordered,) if dtype == torch.bfloat16 else ()
-    return (Int4,) if layer.bits == 4 else (TwoDigits, Int8)
+    return (Compiled4, Int4) if layer.bits == 4 else (Compiled8, TwoDigits, Int8)
 
 
 def _made(kind: Callable[[Any], _Fast], layer: Layer) -> nn.Module | None:
@@ -65,7 +69,7 @@ def _made(kind: Callable[[Any], _Fast], layer: Layer) -> nn.Module | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that its quantized tensors will go one day: then this is None
             return kind(layer)
-    except (RuntimeError, AttributeError, NotImplementedError, ValueError):
+    except (RuntimeError, AttributeError, NotImplementedError, ValueError, ImportError, OSError):
         return None
 
 
@@ -80,7 +84,7 @@ def _right(kind: Callable[[Any], _Fast], device: torch.device, dtype: torch.dtyp
     linear.weight.copy_(weight)
     layer: Layer = linear
     if kind is not Reordered:
-        layer = QuantizedLinear(linear, 4 if kind is Int4 else 8)
+        layer = QuantizedLinear(linear, 4 if kind in (Compiled4, Int4) else 8)
         layer.fill(linear.weight)
     try:
         made = _made(kind, layer)
@@ -107,20 +111,89 @@ class _Fast(nn.Module):
 
 
 class Reordered(_Fast):
-    """bfloat16 on a CPU: about one and a half times as fast as F.linear for one row and for eight."""
+    """bfloat16 on a CPU. One row is multiplied by code of ours, which reads the same reordered matrix, at the speed of
+    the memory; several by oneDNN, one and a half times as fast as F.linear."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             raise NotImplementedError
         self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, 1)
+        self.row_product = _row_product(self.weight, layer.weight.data)
+        self.addend = torch.zeros(len(layer.weight)) if self.bias is None else self.bias.data.float()
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() > x.shape[-1]:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if self.row_product is not None:
+            address = torch.ops.mkldnn.data_ptr(self.weight)
+            out = self.row_product(x.flatten(0, -2).float().contiguous(), address, self.addend)
+            return out.to(x.dtype).unflatten(0, x.shape[:-1])
         rows = x.flatten(0, -2).expand(4, -1).contiguous()  # four rows take less time than one
         out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
         return out[:1].unflatten(0, x.shape[:-1])
+
+
+def _row_product(reordered: Tensor, weight: Tensor) -> Callable[[Tensor, int, Tensor], Tensor] | None:
+    """None where the matrix was not reordered in the way that our code reads, or it does not run here."""
+    try:
+        from kbqa.chatglm import compiled  # imports Numba
+    except (ImportError, OSError, AttributeError):
+        return None
+    if len(weight) % compiled.TALL or weight.shape[1] % 2:
+        return None
+    if torch.ops.mkldnn._nbytes(reordered) != weight.nbytes:
+        return None
+    memory = (ctypes.c_char * weight.nbytes).from_address(torch.ops.mkldnn.data_ptr(reordered))
+    got = torch.frombuffer(memory, dtype=weight.dtype).unflatten(0, (len(weight) // compiled.TALL, -1))
+    ends = ((got[at], weight[at * compiled.TALL :][: compiled.TALL]) for at in (0, len(got) - 1))
+    known = all(torch.equal(strip, compiled.tall_strips(rows).flatten()) for strip, rows in ends)
+    return compiled.bfloat16_product if known else None
+
+
+class _Compiled(_Fast):
+    """Weights of 4 or 8 bits by whole numbers of 16 bits: as fast as the memory gives the weights, on x86 CPUs."""
+
+    bits: Bits
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        from kbqa.chatglm import compiled  # imports Numba
+
+        if layer.weight.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+            raise NotImplementedError
+        if len(layer.weight) % compiled.STRIP:
+            raise NotImplementedError
+        self.group, scale, zero, row_scale = _by_group(layer)
+        rows = torch.ones(len(scale)) if row_scale is None else row_scale
+        self.factor, self.addend = rows, torch.zeros_like(rows) if self.bias is None else self.bias.data.float()
+        self.weight = compiled.strips(layer.weight, self.bits, scale, zero)
+        self.product = compiled.integer_product
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2).float().contiguous()
+        out = self.product(rows, self.weight, self.factor, self.addend, self.bits, self.group)
+        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+class Compiled4(_Compiled):
+    bits = 4
+
+
+class Compiled8(_Compiled):
+    bits = 8
+
+
+def _by_group(layer: QuantizedLinear | GroupedLinear) -> tuple[int, Tensor, Tensor, Tensor | None]:
+    """Columns of a group, scale and zero of each, (rows, groups) bfloat16, and the rows' scale, if they have one."""
+    if isinstance(layer, GroupedLinear):
+        return layer.group, layer.scale, layer.zero, None
+    rows, columns = layer.shape
+    group = next((size for size in (256, 128, 64, 32) if columns % size == 0), 0)
+    if not group:
+        raise NotImplementedError
+    scale = torch.ones(rows, columns // group, dtype=torch.bfloat16, device=layer.weight.device)
+    return group, scale, torch.zeros_like(scale), layer.scale.float()
 
 
 class TwoDigits(_Fast):
@@ -205,17 +278,8 @@ class Int4(_Fast):
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
-        rows, columns = len(layer.weight), 2 * layer.weight.shape[1]
-        self.rows, self.row_scale = rows, None
-        if isinstance(layer, GroupedLinear):
-            self.group, scale, zero = layer.group, layer.scale, layer.zero
-        else:
-            self.group = next((size for size in (256, 128, 64, 32) if columns % size == 0), 0)
-            if not self.group:
-                raise NotImplementedError
-            self.row_scale = layer.scale.float()
-            scale = torch.ones(rows, columns // self.group, dtype=torch.bfloat16, device=layer.weight.device)
-            zero = torch.zeros_like(scale)
+        self.rows = len(layer.weight)
+        self.group, scale, zero, self.row_scale = _by_group(layer)
         self.scales = torch.stack([scale, zero], dim=-1).transpose(0, 1).contiguous()  # (groups, rows, 2)
         self.on_cpu = layer.weight.device.type == "cpu"
         self.weight = _int4_cpu(layer.weight) if self.on_cpu else _int4_cuda(layer.weight)
