@@ -28,6 +28,7 @@ from kbqa.chatglm.lanes import FLOAT, WORD, constant, everywhere, loading
 __all__ = ["STRIP", "TALL", "bfloat16_product", "integer_product", "strips", "tall_strips"]
 
 STRIP, TALL = 16, 64  # rows of a matrix
+BLOCK = 1024  # rows of a matrix that are rearranged at a time
 TOGETHER = 4  # rows of what comes in that share the work of taking weights apart
 AHEAD = 4096  # bytes
 
@@ -72,10 +73,15 @@ def strips(weight: Tensor, number: int, scale: Tensor, zero: Tensor) -> Tensor:
     """(rows, bytes) int8 of numbers of 4 or 8 bits, packed as published, with (rows, groups) bfloat16, to
     (strips, groups, lines, 16) int32. The first line of a group is its scales, in the lower halves, and zeros."""
     up = {4: 0x88888888, 8: 0x80808080}[number] - (1 << 32)  # each by HALF
-    words = weight.view(torch.int32).bitwise_xor(up).unflatten(1, (scale.shape[1], -1))  # (rows, groups, lines)
-    both = torch.stack([scale, zero], dim=-1).view(torch.int32)  # (rows, groups, 1)
-    made = torch.cat([both, words], dim=-1).unflatten(0, (-1, STRIP)).permute(0, 2, 3, 1)
-    return torch.from_numpy(np.empty(made.shape, dtype=np.int32)).copy_(made)  # NumPy asks for huge pages
+    groups, lines = scale.shape[1], weight.shape[1] // 4 // scale.shape[1]
+    empty = np.empty((len(weight) // STRIP, groups, 1 + lines, STRIP), dtype=np.int32)  # NumPy asks for huge pages
+    made = torch.from_numpy(empty)
+    parts = (it.split(BLOCK) for it in (weight.view(torch.int32), scale, zero))
+    for strips, words, *both in zip(made.split(BLOCK // STRIP), *parts, strict=True):
+        first = torch.stack(both, dim=-1).view(torch.int32)  # (rows, groups, 1)
+        full = torch.cat([first, words.bitwise_xor(up).unflatten(1, (groups, lines))], dim=-1)
+        strips.copy_(full.unflatten(0, (-1, STRIP)).permute(0, 2, 3, 1))
+    return made
 
 
 def integer_product(x: Tensor, weight: Tensor, factor: Tensor, bias: Tensor, number: int, group: int) -> Tensor:
