@@ -77,9 +77,8 @@ def _installation(home: Home) -> Installation:
     try:
         return Installation(home, load_config(home))
     except ConfigError as error:
-        raise ConfigError(
-            f"{home.config} cannot be used as it is now: {error}; correct it (`kbqa doctor` says whether it is right)"
-        ) from error
+        where = "" if str(home.config) in str(error) else f"{home.config}: "
+        raise ConfigError(f"{where}{error}; correct it, `kbqa doctor` says whether it is right") from error
 
 
 class _Work:
