@@ -1,5 +1,5 @@
-"""What runs the service elsewhere: the image, compose, the unit, the proxy. They are held against what kbqa really has,
-because no engine to run them in is at hand."""
+"""What runs the service elsewhere: the image, compose, the unit, the proxy. They are held against what kbqa really has;
+docs/operation.md says what was tried in an engine."""
 
 import configparser
 import json
@@ -80,6 +80,20 @@ def test_the_image_runs_the_service_as_nobody_in_particular():
     assert not re.search(r"(?i)secret|token|passw|api_key", " ".join(rest for _, rest in dockerfile()))
 
 
+def test_the_image_has_bytecode_because_nothing_can_write_it_later():
+    build, final = of("RUN")
+    assert "PYTHONDONTWRITEBYTECODE=1" in of("ENV")[0]
+    assert "--no-compile" not in build
+    assert "python -m compileall" in final
+
+
+def test_whoever_the_service_is_run_as_may_enter_its_folder():
+    folders = re.findall(r"install --directory .*?--mode=(\d+) ([^&]+)", of("RUN")[1])
+    modes = {folder: int(mode, 8) for mode, several in folders for folder in several.split()}
+    assert modes["/kbqa"] & 0o005 == 0o005
+    assert all(modes[f"/kbqa/{name}"] & 0o007 == 0 for name in ("knowledge", "vectorstore", "logs"))
+
+
 def test_the_image_can_be_built_with_what_it_may_be_given():
     extras = {"glm", "ocr"}
     declared = Path(ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -113,6 +127,14 @@ def test_compose_keeps_what_must_last_and_gives_the_service_time_to_end(compose,
     assert (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     assert service["ports"] == ["${KBQA_LISTEN:-127.0.0.1:8000}:8000"]
     assert not any(re.search("(?i)key|secret|passw", variable) for variable in service.get("environment", {}))
+
+
+def test_each_command_for_compose_names_a_profile_without_which_there_is_no_service(compose):
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("docker/compose.yaml", "docs/operation.md")]
+    commands = [line for text in texts for line in re.findall(r"docker compose -f .*", text)]
+    profiles = {profile for service in compose["services"].values() for profile in service["profiles"]}
+    assert len(commands) >= 4
+    assert all(re.search(r"--profile (\w+)", line)[1] in profiles for line in commands)
 
 
 def test_the_settings_that_compose_gives_are_settings(compose):
