@@ -55,8 +55,7 @@ class Tasks:
     async def _look(self) -> None:
         """Until nothing is being written here."""
         try:
-            while self._running:
-                await asyncio.sleep(LOOK)
+            while await asyncio.sleep(LOOK, self._running):
                 with suppress(KbqaError):  # a registry that cannot be read is told of by whoever needs more of it
                     for id, who, user in await self._run(self._stops.asked, list(self._running)):
                         self._stop(id, (who, user))
