@@ -12,14 +12,14 @@ Knows nothing about indexes, models or thresholds.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from kbqa.analyzer import Passage, fold, latin, question_terms, whole_names
 from kbqa.pointers import label_of, pointers
 from kbqa.questions import gap_fillers, identifiers, share_held
-from kbqa.ranges import Asked, Range, asked_amounts, ranges
+from kbqa.ranges import Asked, Range, asked_amounts, each_range, ranges
 from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import CELL_SEPARATOR, Chunk, Hit
 
@@ -27,6 +27,7 @@ __all__ = ["Candidate", "gather", "together"]
 
 AT_ONCE = 64  # questions remembered: the confidence asks for the same candidates as the generator does a moment later
 
+_ASKS = re.compile(r"^[^\n。；!?！？]*[?？]$", re.MULTILINE)  # a line that is a question, and is answered below
 _WHOLE = re.compile(r"[。！？；：!?.;:…”」』）)\"'\]]$")
 
 # A linear ranker over the fields of Candidate: softmax over the candidates of a question, fitted on the questions of
@@ -95,12 +96,13 @@ def gather(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> 
     ]
 
 
-def _pointer(chunk: Chunk, hits: Sequence[Hit]) -> str:
-    """The sentence of one of the hits that points at the table of `chunk`; "" when none does."""
-    if not (its := label_of(chunk)):
-        return ""
-    found = (pointers(hit.chunk.text).get(its, "") for hit in hits if hit.chunk.source == chunk.source)
-    return next(filter(None, found), "")
+def _pointer(chunk: Chunk, hits: Sequence[Hit]) -> tuple[str, str]:
+    """The sentence of one of the hits that points at the table of `chunk`, and the whole hit; ("", "") for most."""
+    if its := label_of(chunk):
+        for hit in hits:
+            if hit.chunk.source == chunk.source and (sentence := pointers(hit.chunk.text).get(its)):
+                return sentence, hit.chunk.text
+    return "", ""
 
 
 def together(question: str, weights: Mapping[str, float], hits: Sequence[Hit]) -> Candidate | None:
@@ -165,6 +167,14 @@ class _Asked:
         """Whether the word is an amount of the question, a part of one, or stands before one (入职 of 入职满十年)."""
         return any(word in amount.text or amount.before.endswith(word) for amount in self.amounts)
 
+    def told_of(self, sentence: str) -> bool:
+        """Whether the sentence tells of a range that holds one of the question's amounts: 「满十年的，10天。」"""
+        return any(
+            its.unit == amount.unit and its.holds(amount.number)
+            for amount in self.amounts
+            for its in each_range(sentence)
+        )
+
     def fills(self, folded: str) -> bool:
         """Whether something could fill the gap that the question does not say itself."""
         return any(match.group() not in self.text for gap in self.gaps for match in gap.finditer(folded))
@@ -190,33 +200,42 @@ def _asked(question: str, weights: tuple[tuple[str, float], ...]) -> _Asked:
 
 
 @lru_cache(maxsize=8 * AT_ONCE)
-def _of_hit(asked: _Asked, rank: int, chunk: Chunk, pointer: str, hit_score: float) -> tuple[Candidate, ...]:
+def _of_hit(
+    asked: _Asked, rank: int, chunk: Chunk, pointer: tuple[str, str], hit_score: float
+) -> tuple[Candidate, ...]:
     return tuple(_candidates(asked, rank, chunk, pointer, hit_score))
 
 
-def _candidates(asked: _Asked, rank: int, chunk: Chunk, pointer: str, hit_score: float) -> Iterator[Candidate]:
+def _candidates(
+    asked: _Asked, rank: int, chunk: Chunk, pointer: tuple[str, str], hit_score: float
+) -> Iterator[Candidate]:
     spans = sentence_spans(chunk.text)
     passages = Passage.each([chunk.text[start:end] for start, end in spans])
     shares = [asked.shares(passage) for passage in passages]
     nothing = [0.0] * len(asked.words)
-    above = asked.shares(Passage(f"{chunk.context}\n{pointer}"))
+    pointing, beyond = pointer
+    above = asked.shares(Passage(f"{chunk.context}\n{pointing}"))
     headers = [header_of(chunk.text, start, chunk.preface) for start, _ in spans]
     fits = _fits(
         asked.amounts, [chunk.text[start:end] if it else "" for (start, end), it in zip(spans, headers, strict=True)]
     )
-    for at, fit in enumerate(fits):
-        if fit > 0:  # the row speaks of the number, without saying it
+    for at, ((start, end), fit) in enumerate(zip(spans, fits, strict=True)):
+        if fit > 0 or (not headers[at] and asked.told_of(chunk.text[start:end])):  # the number, without saying it
             shares[at] = [1.0 if asked.counts(word) else it for word, it in zip(asked.words, shares[at], strict=True)]
-    anywhere = [max(column) for column in zip(above, *shares, strict=True)]
-    leads = _leads(chunk.text, spans, shares) if any(headers) else shares
+    outside = [above, asked.shares(Passage(beyond))] if beyond else [above]
+    anywhere = [max(column) for column in zip(*outside, *shares, strict=True)]
+    asking = {it.end() for it in _ASKS.finditer(chunk.text)} if "？" in chunk.text or "?" in chunk.text else ()
+    leads = _leads(chunk.text, spans, shares, asking) if asking or any(headers) else None
     for at, (start, end) in enumerate(spans):
         text, own, header = chunk.text[start:end], shares[at], headers[at]
-        around = _larger(_larger(above, leads[at]), asked.shares(Passage(header))) if header else above
+        around = _larger(above, leads[at]) if leads else above
+        if header:
+            around = _larger(around, asked.shares(Passage(header)))
         before = shares[at - 1] if at else nothing
         after = shares[at + 1] if at + 1 < len(shares) else nothing
         here = _larger(own, around)
         names_columns = not header and CELL_SEPARATOR in text and at + 1 < len(spans) and headers[at + 1]
-        if names_columns or not any(here):
+        if names_columns or (end in asking and at + 1 < len(spans)) or not any(here):
             continue
         leaning = _larger(here, before)
         yield Candidate(
@@ -235,20 +254,27 @@ def _candidates(asked: _Asked, rank: int, chunk: Chunk, pointer: str, hit_score:
             pinned=share_held(asked.pinned, f"{text}\n{header}\n{chunk.context}"),
             hit_score=hit_score,
             whole=float(bool(header or _WHOLE.search(text))),
-            pointer=pointer if header else "",
+            pointer=pointing if header else "",
             ranged=fits[at],
         )
 
 
-def _leads(text: str, spans: Sequence[tuple[int, int]], shares: Sequence[list[float]]) -> list[list[float]]:
-    """For each span what the nearest paragraph above it holds, for a sentence with its own: a table row is told by the
-    words that introduce its table, 「住宿费的限额见下表」."""
+def _leads(
+    text: str, spans: Sequence[tuple[int, int]], shares: Sequence[list[float]], asking: Collection[int]
+) -> list[list[float]]:
+    """What introduces each span: the last line that is a question (停车怎么收费？), and a table row also the paragraph
+    above its table (住宿费的限额见下表。). `asking`: where the lines end that are questions."""
     leads: list[list[float]] = []
-    lead, before = [0.0] * len(shares[0]), 0
+    question = paragraph = [0.0] * len(shares[0])
+    before = 0
     for (start, end), its in zip(spans, shares, strict=True):
-        if CELL_SEPARATOR not in text[start:end]:
-            lead = its if "\n" in text[before:start] else _larger(lead, its)
-        leads.append(lead)
+        if CELL_SEPARATOR in text[start:end]:
+            leads.append(_larger(question, paragraph))
+        else:
+            leads.append(question)
+            begins = "\n" in text[before:start]
+            question = its if end in asking else question
+            paragraph = its if begins else _larger(paragraph, its)
         before = end
     return leads
 

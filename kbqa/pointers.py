@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 
+from kbqa.sentences import sentence_spans
 from kbqa.types import CELL_SEPARATOR, Chunk
 
 __all__ = ["label_of", "pointers"]
 
 _LABEL = r"(?:附[表件录][\d一二三四五六七八九十]*|表[\d一二三四五六七八九十]+)"
 _BEARS = re.compile(f"^{_LABEL}", re.MULTILINE)
-_POINTS = re.compile(rf"[^。；;\n]*[见按照]({_LABEL})[^。；;\n]*")
+_POINTS = re.compile(rf"[见按照]({_LABEL})")
 
 
 def label_of(chunk: Chunk) -> str:
@@ -26,6 +27,6 @@ def label_of(chunk: Chunk) -> str:
 
 def pointers(text: str) -> dict[str, str]:
     """Label -> the sentence that points at it."""
-    if "附" not in text and "表" not in text:  # most texts; searching them takes longer
-        return {}
-    return {found[1]: found[0].strip() for found in _POINTS.finditer(text)}
+    spans = sentence_spans(text) if _POINTS.search(text) else []
+    sentences = [text[start:end] for start, end in spans]
+    return {found[1]: sentence for sentence in sentences for found in _POINTS.finditer(sentence)}

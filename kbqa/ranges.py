@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from kbqa.analyzer import fold
 from kbqa.numberwords import value
 
-__all__ = ["Asked", "Range", "asked_amounts", "ranges"]
+__all__ = ["Asked", "Range", "asked_amounts", "each_range", "ranges"]
 
 _NUMBER = r"(\d{1,9}(?:\.\d{1,3})?|[一二三四五六七八九十百千两][零一二三四五六七八九十百千两]{0,8})"
-_UNIT = r"((?:万|亿|千)?(?:个?月|个工作日|小时|公里|千米|公斤|千克|平方米|[年天日周岁元人名台套件个吨级次分])|%)"
+_UNIT = (
+    r"((?:万|亿|千)?(?:个?月|个工作日|小时|公里|千米|公斤|千克|平方米|[年天日周岁元人名台套件个吨级次分])|%"
+    r"|[万亿](?![^\W的以找由要需]))"  # 三十万 without a unit is money
+)
 _JOIN = r"\s*(?:-|—|~|至|到)+\s*"
 _BOUND = re.compile(
     rf"(?P<before>不满|未满|不足|少于|低于|小于|不超过|不高于|不多于|满|超过|大于|高于|多于|不低于|不少于|达到|达|[<>≤≥])?"
@@ -81,12 +84,14 @@ def asked_amounts(question: str) -> list[Asked]:
 def ranges(text: str) -> dict[str, Range]:
     """The range of each unit that a cell tells: 「满5年不满15年」 is one of years."""
     found: dict[str, Range] = {}
-    for it in _all(fold(text)):
+    for it in each_range(text):
         found[it.unit] = found[it.unit].and_(it) if it.unit in found else it
     return found
 
 
-def _all(folded: str) -> Iterator[Range]:
+def each_range(text: str) -> Iterator[Range]:
+    """Those that a text tells, each by itself."""
+    folded = fold(text)
     for match in _SPAN.finditer(folded):
         unit = match[2] or match[4]
         low, its = _amount(match[1], unit)
@@ -105,8 +110,8 @@ def _all(folded: str) -> Iterator[Range]:
 
 
 def _amount(number: str, unit: str | None) -> tuple[float | None, str]:
-    """In units without 万: (500000, 元) of 50万元."""
-    unit = unit or ""
+    """In units without 万: (500000, 元) of 50万元 and of 50万."""
+    unit = f"{unit}元" if unit in ("万", "亿") else unit or ""
     size = _SIZES.get(unit[:1], 1) if len(unit) > 1 and unit not in ("千米", "千克") else 1
     known: float | None = float(number) if number[0].isdigit() else value(number)
     return (None if known is None else known * size), unit[1:] if size > 1 else unit

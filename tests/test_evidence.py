@@ -60,6 +60,18 @@ def test_of_open_ranges_the_nearest_one_wins():
     assert best("工龄25年，年假天数是多少？", rows).text == "满20年 | 15天"
 
 
+def test_a_sentence_tells_of_the_number_that_its_range_holds():
+    found = best("入职十二年，年假有几天？", hit("年假：入职满一年5天，满十年10天。"))
+    assert found.own == pytest.approx(1)
+    assert best("入职半年，年假有几天？", hit("年假：入职满一年5天，满十年10天。")).own < 1
+
+
+def test_a_line_that_asks_is_the_heading_of_what_is_below_it():
+    answers = hit("停车怎么收费？\n每月300元。\n食堂几点开饭？\n早餐七点半。\n还有别的问题吗？")
+    assert best("食堂几点开饭？", answers).text == "早餐七点半。"
+    assert [it.text for it in gather("停车收费", {}, [answers])] == ["每月300元。"]
+
+
 LODGING = "乙类 | 苏州 | 400元\n丙类 | 其他 | 310元"
 
 
@@ -75,7 +87,7 @@ def test_a_row_counts_with_the_sentence_elsewhere_that_points_at_its_table():
     rule = hit("第八条 住宿费按城市分级报销，标准见附表一。", heading="第三章 费用")
     table = hit(f"级别 | 城市 | 每天\n{LODGING}", 0.4, heading="附则 > 附表一 限额")
     found = [it for it in gather("苏州住宿标准是多少？", {}, [rule, table]) if it.header]
-    assert found[0].pointer == "第八条 住宿费按城市分级报销，标准见附表一"
+    assert found[0].pointer == "第八条 住宿费按城市分级报销，标准见附表一。"
     assert found[0].context > 0.5
     (alone, *_) = gather("苏州住宿标准是多少？", {}, [table])
     assert (alone.pointer, alone.context) == ("", 0)

@@ -1,6 +1,6 @@
 import pytest
 
-from kbqa.ranges import asked_amounts, ranges
+from kbqa.ranges import asked_amounts, each_range, ranges
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,11 @@ def test_a_range_holds_what_it_says(cell, unit, inside, outside):
     assert not any(told.holds(number) for number in outside)
 
 
+def test_each_range_of_a_sentence_counts_by_itself():
+    told = each_range("满一年不满十年的，5天；满十年的，10天。")
+    assert [(it.unit, it.holds(12)) for it in told] == [("年", True), ("年", False), ("年", True)]
+
+
 @pytest.mark.parametrize("cell", ["12天", "第3章", "LQ-120", "2024-05-01", "三个月", "北京", "", "满意"])
 def test_a_number_by_itself_is_no_range(cell):
     assert not ranges(cell)
@@ -36,6 +41,8 @@ def test_a_number_by_itself_is_no_range(cell):
     [
         ("满十五年的员工年假有几天？", [(15, "年", "十五年")]),
         ("采购80万元的设备由谁批准？", [(800_000, "元", "80万元")]),
+        ("采购三十万的设备由谁批准？", [(300_000, "元", "三十万")]),
+        ("五十万用户怎么办？", []),
         ("２０ 台多少钱？", [(20, "台", "20 台")]),
         ("买五台以上的单价是多少？", []),
         ("3到5台多少钱？", []),

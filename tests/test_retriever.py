@@ -183,6 +183,7 @@ def test_a_word_takes_the_place_of_one_of_its_kind(question, previous, whole):
 def test_a_name_of_single_characters_has_a_counterpart():
     assert standalone("年假呢？", "婚假有几天？") == "年假有几天？"
     assert standalone("那婚假呢？", "公司年假有几天？") == "公司婚假有几天？"
+    assert standalone("六十万的呢？", "八万元的采购由谁批准？") == "六十万的采购由谁批准？"
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def _equals(row: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _attached(candidate: Candidate, candidates: Sequence[Candidate]) -> list[tuple[str, str]]:
     """(row, header) of the table elsewhere in the document that the candidate points at (见附表一)."""
-    return _short([(it.text, it.header) for it in candidates if it.pointer and candidate.text.startswith(it.pointer)])
+    return _short([(it.text, it.header) for it in candidates if it.pointer == candidate.text])
 
 
 def _table_behind(candidate: Candidate, chunk: Chunk) -> list[tuple[str, str]]:

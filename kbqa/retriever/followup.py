@@ -225,7 +225,7 @@ def _likeness(word: _Word, other: _Word) -> float:
         return 0.0
     if word.kind == other.kind == "name":
         return _BOTH_NAMES + _shared_start(a, b) / max(len(a), len(b))
-    if word.kind == other.kind and (word.kind[0] == "一" or word.kind in ("version", "number")):
+    if word.kind == other.kind and (word.kind[0] == "一" or word.kind in ("version", "number", "m")):
         return _SAME_KIND
     if {"name", "version", "number", "english"} & {word.kind, other.kind}:
         return 0.0
