@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Found", "Ingestion", "Plan", "copy_in", "plan", "scan"]
 
 BATCH_CHUNKS = REMEMBERED // 2  # embedded together, over as many documents as it takes; few enough to index from memory
+PATIENCE = 1.0  # seconds for which what was read waits for others to be committed with, once none of them comes
 RACY_NS = 2_000_000_000  # a file changed so shortly before it was taken in may have changed again within its mtime
 RETRY = {"missing-extra", "needs-ocr", "unreadable"}  # failures that a change outside the file can mend
 
@@ -213,6 +214,7 @@ class Ingestion:
         self._on_file = on_file
         self._reports: list[FileReport] = []
         self._waiting: list[_Ready] = []
+        self._since = 0.0  # when the first of them began to wait
         self._known: set[str] = set()
         self._answering: set[str] = set()
         self._start = time.perf_counter()
@@ -294,7 +296,7 @@ class Ingestion:
             splitter=self._splitter.config,
             embedder=embedder,
         ) as sandbox:
-            for outcome in sandbox.read_all(jobs):
+            for outcome in sandbox.read_all(jobs, self._pause):
                 file = found[outcome.source]
                 if outcome.document is None:
                     self._fail(
@@ -317,8 +319,15 @@ class Ingestion:
                     )
 
     def _wait(self, ready: _Ready) -> None:
+        if not self._waiting:
+            self._since = time.monotonic()
         self._waiting.append(ready)
         if sum(len(ready.chunks) for ready in self._waiting) >= BATCH_CHUNKS:
+            self._commit()
+
+    def _pause(self) -> None:
+        """What is read is not to wait for hundreds of scanned pages that somebody else put there."""
+        if self._waiting and time.monotonic() - self._since >= PATIENCE:
             self._commit()
 
     def _commit(self) -> None:

@@ -19,6 +19,9 @@ def obey(path: Path, source: str, options: ReadOptions) -> Document:
     match word:
         case "sleep":
             time.sleep(float(numbers[0]))
+        case "await":  # until there is a file of that name
+            while not Path(numbers[0]).exists():
+                time.sleep(0.02)
         case "spin":
             re.match(r"(a|aa)+$", "a" * 60 + "b")  # years, without ever giving Python a chance to look up
         case "grow":

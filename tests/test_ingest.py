@@ -2,14 +2,16 @@
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kbqa.build import Installation
-from kbqa.config import Config, Home, SplitterConfig
+from kbqa.config import Config, Home, KnowledgeConfig, SplitterConfig
 from kbqa.errors import ConfigError, DocumentError, FolderGone, IndexMismatch, KnowledgeBaseError
 from kbqa.ingest import Found, copy_in, plan, scan
+from kbqa.sandbox import Sandbox
 from kbqa.store import Store, StoredDocument, verify
 from kbqa.types import Block, Document
 
@@ -223,6 +225,22 @@ def test_identical_text_under_two_names_is_embedded_once(installation, folder):
     with installation.store("库") as store:
         assert store.counts().chunks == 2
         assert store.counts().vectors == 1
+
+
+def test_what_is_read_does_not_wait_for_a_long_scan_beside_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("kbqa.ingest.Sandbox", partial(Sandbox, reader="hostile:obey"))
+    asked = tmp_path / "asked"
+    (folder / "扫描.txt").write_text(f"await {asked}", encoding="utf-8")
+    (folder / "年假.txt").write_text("员工每年享有十天带薪年假。", encoding="utf-8")
+    installation = Installation(Home(tmp_path), Config(knowledge=KnowledgeConfig(workers=2, seconds_per_file=20)))
+
+    def ask(report):
+        if report.source == "年假.txt":
+            assert sources(installation, "带薪年假几天？") == ["年假.txt"]
+            asked.touch()
+
+    report = installation.ingest("库", on_file=ask)
+    assert statuses(report) == {"年假.txt": "added", "扫描.txt": "added"}
 
 
 def test_a_touched_file_is_unchanged(installation, folder):

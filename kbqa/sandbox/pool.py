@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Sandbox", "read_one"]
 
 _START_SECONDS = 60.0  # a worker that is not up by then never will be
-_WAIT = 5.0  # seconds between looks at the clocks when nothing happens
+_WAIT = 1.0  # seconds between looks at the clocks when nothing happens
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,12 @@ class Sandbox:
             worker.kill()
         self._workers.clear()
 
-    def read_all(self, jobs: Iterable[tuple[Path, str]]) -> Iterator[Outcome]:
+    def read_all(
+        self, jobs: Iterable[tuple[Path, str]], on_pause: Callable[[], None] = lambda: None
+    ) -> Iterator[Outcome]:
         """Reads each (path, source), yields as files finish. A job is taken when a worker is free for it and the caller
         is not behind: at most as many outcomes lie here, with all their chunks and vectors, as there are workers.
+        `on_pause` is called about once a second or oftener while none comes.
 
         Raises KbqaError when workers cannot start at all.
         """
@@ -120,6 +123,8 @@ class Sandbox:
                 self._hand_out(waiting, len(done))  # so that all work goes on while the caller looks at this one
                 if done:
                     yield done.pop(0)
+                else:
+                    on_pause()
         finally:
             for worker in [worker for worker in self._workers if worker.job]:
                 self._drop(worker)
