@@ -229,14 +229,14 @@ def test_the_figures_that_the_document_names_are_there():
 class serving:  # noqa: N801
     """`kbqa serve` on a free port as a process: (process, url)."""
 
-    def __init__(self, home, *arguments, **environment):
+    def __init__(self, home, *arguments, log=None, **environment):
+        self._log = log  # a file for what it has to say
         self._command = [sys.executable, "-m", "kbqa", "serve", "--port", "0", "--json", *arguments]
         self._environment = {**os.environ, "KBQA_HOME": str(home), **environment}
 
     def __enter__(self):
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._environment
-        )
+        with Path(self._log or os.devnull).open("wb") as said:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=said, env=self._environment)
         url = json.loads(self._process.stdout.readline())["url"]
         httpx.get(f"{url}/healthz", timeout=60)  # several answer a while after they have said so
         return self._process, url
@@ -294,14 +294,32 @@ def test_connections_that_wait_are_shared_among_the_processes(home):
                 links.enter_context(socket.create_connection(("127.0.0.1", port)))
             return {pid: connections(pid, port) for pid in workers_of(main)}
 
+        def fewest_of(count):
+            for pid in (had := connect(0)):
+                os.kill(int(pid), signal.SIGSTOP)
+            connect(count)
+            for pid in had:
+                os.kill(int(pid), signal.SIGCONT)
+            wait_until(lambda: sum(connect(0).values()) == sum(had.values()) + count, 30)
+            return min(now - had[pid] for pid, now in connect(0).items())
+
         wait_until(lambda: len(had := connect(1)) == 2 and all(had.values()), 60)  # both accept
-        for pid in (had := connect(0)):
-            os.kill(int(pid), signal.SIGSTOP)
-        connect(40)
-        for pid in had:
-            os.kill(int(pid), signal.SIGCONT)
-        wait_until(lambda: sum(connect(0).values()) == sum(had.values()) + 40, 30)
-        assert min(count - had[pid] for pid, count in connect(0).items()) >= 5
+        assert any(fewest_of(40) >= 5 for _ in range(4))  # a busy machine may let one of them sleep through it all
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_a_process_that_dies_is_replaced_and_the_log_says_so(home, tmp_path):
+    said = tmp_path / "log"
+    with serving(home, "--workers", "2", log=said) as (main, url):
+        wait_until(lambda: len(workers_of(main)) == 2, 60)
+        dead = min(first := workers_of(main))
+        os.kill(int(dead), signal.SIGKILL)
+        wait_until(lambda: "takes its place" in said.read_text(encoding="utf-8"), 60)
+        (new,) = workers_of(main) - first
+        assert answers(url)
+    lines = [json.loads(line) for line in said.read_text(encoding="utf-8").splitlines()]
+    [line] = [line for line in lines if line["level"] == "warning"]
+    assert line["message"] == f"process {dead} died or hung (SIGKILL); {new} takes its place"
 
 
 def test_a_process_that_cannot_start_says_why_in_one_line(tmp_path):
@@ -359,7 +377,14 @@ def connections(process, port):
     """How many clients of the port it has accepted."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     its = {f"socket:[{it[9]}]" for it in lines if it[1].endswith(f":{port:04X}") and it[3] == "01"}
-    return sum(str(path.readlink()) in its for path in Path(f"/proc/{process}/fd").iterdir())
+    return sum(target(path) in its for path in Path(f"/proc/{process}/fd").iterdir())
+
+
+def target(link):
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:  # it has just been closed
+        return ""
 
 
 def command_of(process):

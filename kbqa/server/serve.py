@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from kbqa.config import Config, Home, find_home, load_config
 from kbqa.errors import ConfigError, KbqaError
@@ -221,6 +222,27 @@ class _Shared(socket.socket):
         return _handed_over, (DupFd(self.fileno()),)
 
 
+class _Together(Multiprocess):
+    """Says in the log which process took another's place, and why."""
+
+    def keep_subprocess_alive(self) -> None:
+        for old, new in self._replaced_by(super().keep_subprocess_alive):
+            log.warning(f"process {old.pid} died or hung ({_end(old.exitcode)}); {new.pid} takes its place")
+
+    def restart_all(self) -> None:
+        for old, new in self._replaced_by(super().restart_all):
+            log.info(f"process {new.pid} takes the place of {old.pid}, as SIGHUP asks")
+
+    def _replaced_by(self, step: Callable[[], None]) -> Iterator[tuple[Process, Process]]:
+        before = list(self.processes)
+        step()
+        return ((old, new) for old, new in zip(before, self.processes, strict=True) if old is not new)
+
+
+def _end(code: int | None) -> str:
+    return f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+
+
 def _handed_over(descriptor: Any) -> socket.socket:
     return _Shared(descriptor.detach())
 
@@ -243,7 +265,7 @@ def _serve_together(
             settings.backlog = 1
         started()
         with listener:
-            Multiprocess(settings, sockets=[listener]).run()
+            _Together(settings, sockets=[listener]).run()
 
 
 @contextmanager
