@@ -743,9 +743,12 @@ def test_what_is_dropped_and_cannot_be_read_is_told_and_the_rest_goes_in(running
             const good = new File(["食堂每天早上七点开门。"], "食堂.txt");
             const bad = new DOMException("It is in use.", "NotReadableError");
             const lost = new DOMException("It is gone.", "NotFoundError");
+            const changed = new File(["x"], "改动.txt");
+            changed.slice = () => ({ arrayBuffer: () => Promise.reject(bad) }); // as when it was written to meanwhile
             const gone = { readEntries: (resolve, reject) => reject(lost) };
             const files = [
                 { isFile: true, fullPath: "/公告/食堂.txt", file: (resolve) => resolve(good) },
+                { isFile: true, fullPath: "/公告/改动.txt", file: (resolve) => resolve(changed) },
                 { isFile: true, fullPath: "/公告/占用.txt", file: (resolve, reject) => reject(bad) },
                 { isFile: false, fullPath: "/公告/丢失", createReader: () => gone },
             ];
@@ -759,6 +762,7 @@ def test_what_is_dropped_and_cannot_be_read_is_told_and_the_rest_goes_in(running
     rows = page.locator(".uploads li")
     expect(rows.filter(has_text="公告/占用.txt")).to_contain_text("未接受无法打开文件It is in use.")
     expect(rows.filter(has_text="公告/丢失")).to_contain_text("未接受无法打开文件It is gone.")
+    expect(rows.filter(has_text="公告/改动.txt")).to_contain_text("未接受无法打开文件It is in use.")
     expect(rows.filter(has_text="公告/食堂.txt")).to_contain_text("已收录")
 
 
@@ -818,7 +822,7 @@ def test_what_keeps_the_page_from_beginning_takes_the_place_of_every_view(built,
             for view in ("文档", "状态", "提问"):
                 page.get_by_role("link", name=view).click()
                 expect(page.locator("main > :visible")).to_have_count(1)
-                expect(page.locator(".trouble")).to_contain_text("需要有效的密钥")
+                expect(page.locator(".trouble")).to_contain_text("需要有效的密钥。这个服务需要 API 密钥")
             expect(page).to_have_title("提问 · kbqa")
         finally:
             running.service.keys.revoke("谁")

@@ -55,7 +55,8 @@ async function begin() {
 function trouble(error) {
   const again = button(error.status === 401 ? "keyOffer" : "retry", begin, { class: "button primary" });
   const card = el("div", { class: "welcome" }, el("div", { class: "emblem" }, icon(error.status === 401 ? "key" : "warn")),
-    word(error.words ?? "failed", undefined, "h1"), el("p", { class: "quiet" }, error.message), again);
+    word(error.words ?? "failed", undefined, "h1"),
+    error.status === 401 ? word("keyLead", undefined, "p", { class: "lead" }) : el("p", { class: "quiet" }, error.message), again);
   const box = el("div", { class: "trouble" }, card);
   troubled = true;
   show();
