@@ -219,8 +219,9 @@ def _candidates(
     fits = _fits(
         asked.amounts, [chunk.text[start:end] if it else "" for (start, end), it in zip(spans, headers, strict=True)]
     )
-    for at, ((start, end), fit) in enumerate(zip(spans, fits, strict=True)):
-        if fit > 0 or (not headers[at] and asked.told_of(chunk.text[start:end])):  # the number, without saying it
+    for at, (start, end) in enumerate(spans if asked.amounts else ()):
+        # The row or sentence speaks of the number, without saying it.
+        if fits[at] > 0 or (not headers[at] and asked.told_of(chunk.text[start:end])):
             shares[at] = [1.0 if asked.counts(word) else it for word, it in zip(asked.words, shares[at], strict=True)]
     outside = [above, asked.shares(Passage(beyond))] if beyond else [above]
     anywhere = [max(column) for column in zip(*outside, *shares, strict=True)]

@@ -74,7 +74,8 @@ def asked_amounts(question: str) -> list[Asked]:
     for match in _BOUND.finditer(folded):
         number, unit = _amount(match[2], match[3])
         ranged = match["behind"] or match["before"] in _UPPER | _OPEN
-        if number is None or not unit or ranged or (unit == "年" and number >= 1000):
+        dated = unit in ("月", "日") or (unit == "年" and number is not None and number >= 1000)
+        if number is None or not unit or ranged or dated:
             continue
         text = match[0].removeprefix(match["before"] or "").strip()
         found.append(Asked(number, unit, text, folded[: match.start()].rstrip("满了有已")))
