@@ -1,7 +1,7 @@
 """Products of a matrix with few rows, written here and compiled by Numba when they are first wanted (1 second each).
 
 They run on torch's own threads, those of OpenMP: others would wait for the same cores. Importing this module fails
-(ImportError, OSError, AttributeError) where Numba is not installed or torch's threads are not GNU's OpenMP.
+(ImportError, OSError, AttributeError) where Numba is not installed or the system is not Linux with GNU's OpenMP.
 
 Two layouts. `integer_product` takes 16 rows of a matrix as a strip; its lines of 64 bytes hold 4 bytes of each row, 8
 or 4 columns, each number moved up to 0 and above. `bfloat16_product` takes 64 rows as a strip, with pairs of columns
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+from contextlib import suppress
 from functools import lru_cache
+from mmap import MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +76,21 @@ def strips(weight: Tensor, number: int, scale: Tensor, zero: Tensor) -> Tensor:
     (strips, groups, lines, 16) int32. The first line of a group is its scales, in the lower halves, and zeros."""
     up = {4: 0x88888888, 8: 0x80808080}[number] - (1 << 32)  # each by HALF
     groups, lines = scale.shape[1], weight.shape[1] // 4 // scale.shape[1]
-    empty = np.empty((len(weight) // STRIP, groups, 1 + lines, STRIP), dtype=np.int32)  # NumPy asks for huge pages
-    made = torch.from_numpy(empty)
+    made = _in_huge_pages(len(weight) // STRIP, groups, 1 + lines, STRIP)
     parts = (it.split(BLOCK) for it in (weight.view(torch.int32), scale, zero))
     for strips, words, *both in zip(made.split(BLOCK // STRIP), *parts, strict=True):
         first = torch.stack(both, dim=-1).view(torch.int32)  # (rows, groups, 1)
         full = torch.cat([first, words.bitwise_xor(up).unflatten(1, (groups, lines))], dim=-1)
         strips.copy_(full.unflatten(0, (-1, STRIP)).permute(0, 2, 3, 1))
     return made
+
+
+def _in_huge_pages(*shape: int) -> Tensor:
+    """int32 of that shape, for which the processor looks up fewer addresses: up to a sixth faster to read."""
+    memory = mmap(-1, 4 * math.prod(shape), MAP_PRIVATE | MAP_ANONYMOUS)
+    with suppress(OSError):  # the system may have none
+        memory.madvise(MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.int32).view(shape)
 
 
 def integer_product(x: Tensor, weight: Tensor, factor: Tensor, bias: Tensor, number: int, group: int) -> Tensor:
