@@ -71,12 +71,12 @@ def identifiers(question: str) -> set[str]:
 # The organisation of whoever asks: 我们公司, 咱们单位; 本院, 公司 and 单位 at the beginning of a clause and behind a
 # preposition, where no name can stand before them. 日本公司, 公司法 and 单位成本 are other things, and who asks for
 # 公司名称 asks for the organisation itself.
-_ORGANISATION = "(?:公司|单位|企业|集团|学校|医院|工?厂|[院校司])"
+_ORGANISATION = "(?:公司|单位|企业|集团|学校|医院|(?:工?厂|[院校司])(?![长区房机士友]))"
 _ITSELF = "(?!的?(?:名称|名字|全称|简称|地址|电话(?!补|费)|成立|叫))"
 _ASKER = re.compile(
     r"(?:(?:(?<!\w)(?:请问|我?想?问一?下)?在?|(?<=[在跟给向找从让]))"
     rf"(?:公司(?![法债制])|单位(?!成本|价格|面积|时间|:)|[院厂校]里|[本贵]{_ORGANISATION})"
-    rf"|(?:我|[我咱你]们|咱){_ORGANISATION}){_ITSELF}里?的?|咱们?"
+    rf"|(?:我|[我咱你]们|咱){_ORGANISATION}){_ITSELF}(?:里(?!程))?的?|咱们?"
 )
 _SAYS = re.compile(r"\w")
 
