@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kbqa.build import Installation
+from kbqa.config import Config, Home
+from kbqa.evaluation import ask_all, load_questions
 from kbqa.readers import read
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +22,7 @@ QUESTIONS = [
 ]
 SAID_OTHERWISE = [
     json.loads(line)
-    for name in ("synonyms_qa.jsonl", "numbers_qa.jsonl")
+    for name in ("synonyms_qa.jsonl", "numbers_qa.jsonl", "office_qa.jsonl")
     for line in (Path(__file__).parent / "data" / name).read_text(encoding="utf-8").splitlines()
 ]
 CONVERSATIONS = [
@@ -82,3 +85,11 @@ def test_each_turn_of_a_conversation_says_what_answers_it(talk, documents):
         texts = [folded(documents[name].text) for name in turn["files"]]
         for wanted in (turn["holds"], turn.get("answers", turn["holds"])):
             assert any(folded(string) in text for string in wanted for text in texts)
+
+
+def test_most_questions_in_the_words_of_office_workers_are_answered_right(tmp_path):
+    questions = load_questions(Path(__file__).parent / "data" / "office_qa.jsonl")
+    with Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "base", SAMPLES) as kb:
+        verdicts = [reply.verdict for reply in ask_all(kb, questions).replies]
+    assert sum(verdict in ("right", "refused rightly") for verdict in verdicts) >= 56, "of 72"
+    assert verdicts.count("answered wrongly") <= 1
