@@ -106,7 +106,7 @@ class Talker:
     def stream(self, request):
         try:
             yield Piece("员工每年", prompt_tokens=20, completion_tokens=1)
-            yield Piece("享有10天年假。", prompt_tokens=20, completion_tokens=2)
+            yield Piece("享有10天年假。满十年的", prompt_tokens=20, completion_tokens=2)
             if self.fails:
                 raise GeneratorError("the model broke down")
             with request.cancellation.waking(self.stopped.set):
