@@ -203,7 +203,7 @@ class Passage:
         """`folded` is what `fold` makes of it, where the caller has it already."""
         self.text = fold(text) if folded is None else folded
         self._words: frozenset[str] | None = None
-        self._others: list[str] = []  # its words for other things than a part of them names: 陪产假
+        self._others: Sequence[str] = ()  # its words for other things than a part of them names: 陪产假
 
     @classmethod
     def each(cls, lines: Sequence[str]) -> list[Passage]:
