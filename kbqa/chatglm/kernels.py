@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -52,8 +53,15 @@ def faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
         return layer
     for kind in _kinds(layer, dtype):
         if _right(kind, layer.weight.device, dtype) and (made := _made(kind, layer)):
+            _give_back()
             return made
     return layer
+
+
+def _give_back() -> None:
+    """Free memory to the system. Where the layers before stood, glibc keeps it, in holes that no other matrix fits."""
+    with suppress(AttributeError, OSError, TypeError):  # other systems have no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kinds(layer: Layer, dtype: torch.dtype) -> tuple[Callable[[Any], _Fast], ...]:
