@@ -12,14 +12,14 @@ Knows nothing about indexes, models or thresholds.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from kbqa.analyzer import Passage, fold, latin, question_terms, whole_names
 from kbqa.pointers import label_of, pointers
 from kbqa.questions import gap_fillers, identifiers, share_held
-from kbqa.ranges import Asked, Range, asked_amounts, each_range, ranges
+from kbqa.ranges import Asked, Range, asked_amounts, clause_ranges, ranges
 from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import CELL_SEPARATOR, Chunk, Hit
 
@@ -167,14 +167,6 @@ class _Asked:
         """Whether the word is an amount of the question, a part of one, or stands before one (入职 of 入职满十年)."""
         return any(word in amount.text or amount.before.endswith(word) for amount in self.amounts)
 
-    def told_of(self, sentence: str) -> bool:
-        """Whether the sentence tells of a range that holds one of the question's amounts: 「满十年的，10天。」"""
-        return any(
-            its.unit == amount.unit and its.holds(amount.number)
-            for amount in self.amounts
-            for its in each_range(sentence)
-        )
-
     def fills(self, folded: str) -> bool:
         """Whether something could fill the gap that the question does not say itself."""
         return any(match.group() not in self.text for gap in self.gaps for match in gap.finditer(folded))
@@ -216,12 +208,11 @@ def _candidates(
     pointing, beyond = pointer
     above = asked.shares(Passage(f"{chunk.context}\n{pointing}"))
     headers = [header_of(chunk.text, start, chunk.preface) for start, _ in spans]
-    fits = _fits(
-        asked.amounts, [chunk.text[start:end] if it else "" for (start, end), it in zip(spans, headers, strict=True)]
-    )
-    for at, (start, end) in enumerate(spans if asked.amounts else ()):
-        # The row or sentence speaks of the number, without saying it.
-        if fits[at] > 0 or (not headers[at] and asked.told_of(chunk.text[start:end])):
+    texts = [chunk.text[start:end] for start, end in spans]
+    fits = _fits(asked.amounts, [text if it else "" for text, it in zip(texts, headers, strict=True)], _of_row)
+    told = _fits(asked.amounts, ["" if it else text for text, it in zip(texts, headers, strict=True)], clause_ranges)
+    for at in range(len(spans) if asked.amounts else 0):
+        if fits[at] > 0 or told[at] > 0:  # the row or sentence speaks of the number, without saying it
             shares[at] = [1.0 if asked.counts(word) else it for word, it in zip(asked.words, shares[at], strict=True)]
     outside = [above, asked.shares(Passage(beyond))] if beyond else [above]
     anywhere = [max(column) for column in zip(*outside, *shares, strict=True)]
@@ -256,7 +247,7 @@ def _candidates(
             hit_score=hit_score,
             whole=float(bool(header or _WHOLE.search(text))),
             pointer=pointing if header else "",
-            ranged=fits[at],
+            ranged=fits[at] or min(0.0, told[at]),  # a sentence that fits says it in its words
         )
 
 
@@ -280,25 +271,30 @@ def _leads(
     return leads
 
 
-def _fits(amounts: Sequence[Asked], rows: Sequence[str]) -> list[float]:
-    """Of each row of a table: 1 when it is the one for the question's amounts, -1 when it is for others, else 0."""
-    found = [0.0] * len(rows)
+def _fits(
+    amounts: Sequence[Asked], texts: Sequence[str], told_by: Callable[[str, str], Sequence[Range]]
+) -> list[float]:
+    """Of each row of a table, or each sentence: 1 when it is the one for the question's amounts, -1 when it is for
+    others, else 0. `told_by`: the ranges that a text tells of a unit."""
+    found = [0.0] * len(texts)
     for amount in amounts:
-        told = {at: its for at, row in enumerate(rows) if (its := _range_of(row, amount.unit))}
+        told = {at: its for at, text in enumerate(texts) if text and (its := told_by(text, amount.unit))}
+        holding: dict[int, tuple[float, float]] = {}
         for at, its in told.items():
-            if not its.holds(amount.number):
+            if those := [one.tightness for one in its if one.holds(amount.number)]:
+                holding[at] = max(those)
+            else:
                 found[at] = -1.0
-        holding = [at for at, its in told.items() if found[at] == 0 and its.holds(amount.number)]
-        if holding:  # 满10年 holds 15 years as 满1年 does, and better
-            best = max(told[at].tightness for at in holding)
-            for at in holding:
-                found[at] = float(told[at].tightness == best)
+        holding = {at: tight for at, tight in holding.items() if found[at] == 0}
+        for at, tight in holding.items():  # 满10年 holds 15 years as 满1年 does, and better
+            found[at] = float(tight == max(holding.values()))
     return found
 
 
-def _range_of(row: str, unit: str) -> Range | None:
+def _of_row(row: str, unit: str) -> Sequence[Range]:
     """What the row is for, in the first cell that tells."""
-    return next((its for cell in row.split(CELL_SEPARATOR) if (its := ranges(cell).get(unit))), None)
+    its = next((its for cell in row.split(CELL_SEPARATOR) if (its := ranges(cell).get(unit))), None)
+    return [its] if its else []
 
 
 def _larger(one: Sequence[float], other: Sequence[float]) -> list[float]:

@@ -10,22 +10,34 @@ from dataclasses import dataclass
 from kbqa.analyzer import fold
 from kbqa.numberwords import value
 
-__all__ = ["Asked", "Range", "asked_amounts", "each_range", "ranges"]
+__all__ = ["Asked", "Range", "asked_amounts", "clause_ranges", "ranges"]
 
-_NUMBER = r"(\d{1,9}(?:\.\d{1,3})?|[一二三四五六七八九十百千两][零一二三四五六七八九十百千两]{0,8})"
-_UNIT = (
-    r"((?:万|亿|千)?(?:个?月|个工作日|小时|公里|千米|公斤|千克|平方米|[年天日周岁元人名台套件个吨级次分])|%"
-    r"|[万亿](?![^\W的以找由要需]))"  # 三十万 without a unit is money
+_GAP = r"[ \t]{0,3}"  # bounded: what follows a number is tried at every blank
+_NUMBER = (
+    r"(?<![第\d.零一二三四五六七八九十百千两])"  # 第3次 is no amount
+    r"(\d{1,9}(?:\.\d{1,3})?|[一二三四五六七八九十百千两][零一二三四五六七八九十百千两]{0,8})"
 )
-_JOIN = r"\s*(?:-|—|~|至|到)+\s*"
+_UNIT = (
+    r"((?:万|亿|千)?(?:个?月|个工作日|小时|公里|千米|公斤|千克|平方米|[年天日周岁元人名台套件个吨级次]|分(?!之))|%"
+    # 三十万 without a unit is money; 五十万用户, 十万分之一 and 三万英里 are not.
+    r"|[万亿](?![万亿股里吨人次用户只辆条位字册份枚瓦千公平立亩英美欧日港像余多头株吨倍分]))"
+)
+_JOIN = rf"{_GAP}(?:-|—|~|至|到){{1,3}}{_GAP}"
 _BOUND = re.compile(
     rf"(?P<before>不满|未满|不足|少于|低于|小于|不超过|不高于|不多于|满|超过|大于|高于|多于|不低于|不少于|达到|达|[<>≤≥])?"
-    rf"\s*{_NUMBER}\s*{_UNIT}?(?P<behind>\s*\(?(?:不?含|及)?\)?(?:以上|以下|以内|及以上|及以下))?"
+    rf"{_GAP}{_NUMBER}{_GAP}{_UNIT}?(?P<behind>{_GAP}\(?(?:不?含|及)?\)?(?:以上|以下|以内|及以上|及以下))?"
 )
-_SPAN = re.compile(rf"{_NUMBER}\s*{_UNIT}?{_JOIN}{_NUMBER}\s*{_UNIT}")
+_SPAN = re.compile(rf"{_NUMBER}{_GAP}{_UNIT}?{_JOIN}{_NUMBER}{_GAP}{_UNIT}")
 _UPPER = {"不满", "未满", "不足", "少于", "低于", "小于", "不超过", "不高于", "不多于", "<", "≤"}
 _OPEN = {"超过", "大于", "高于", "多于", ">"}  # the number itself does not belong to them
 _CLOSED = {"不超过", "不高于", "不多于", "≤"}  # it does
+_THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
+_END = re.compile(r"[,;。!?\n]")
+# 超过5万元，不超过50万元的: the comma parts the two bounds of one range, not two ranges.
+_SAME = re.compile(
+    rf"((?:满|超过|大于|高于|多于|不低于|不少于|达到|达|[>≥]){_GAP}{_NUMBER}{_GAP}{_UNIT}|{_NUMBER}{_GAP}{_UNIT}以上)(?:\(不?含\))?"
+    rf",(?=[但且并]?(?:不满|未满|不足|少于|低于|小于|不超过|不高于|不多于|{_NUMBER}{_GAP}{_UNIT}以[下内]))"
+)
 _SIZES = {"万": 10**4, "亿": 10**8, "千": 10**3}
 
 
@@ -67,7 +79,7 @@ class Asked:
 
 def asked_amounts(question: str) -> list[Asked]:
     """The numbers with units in a question, 「满十五年的员工」: neither years nor ranges of its own (五台以上)."""
-    folded = fold(question)
+    folded = _THOUSANDS.sub("", fold(question))
     if _SPAN.search(folded):
         return []
     found = []
@@ -85,14 +97,19 @@ def asked_amounts(question: str) -> list[Asked]:
 def ranges(text: str) -> dict[str, Range]:
     """The range of each unit that a cell tells: 「满5年不满15年」 is one of years."""
     found: dict[str, Range] = {}
-    for it in each_range(text):
+    for it in _each_range(text):
         found[it.unit] = found[it.unit].and_(it) if it.unit in found else it
     return found
 
 
-def each_range(text: str) -> Iterator[Range]:
-    """Those that a text tells, each by itself."""
-    folded = fold(text)
+def clause_ranges(sentence: str, unit: str) -> list[Range]:
+    """What each clause of a sentence tells of the unit: two of 「满1年不满10年的，5天；满10年的，10天」."""
+    clauses = _END.split(_SAME.sub(r"\1", _THOUSANDS.sub("", fold(sentence))))
+    return [its for clause in clauses if (its := ranges(clause).get(unit))]
+
+
+def _each_range(text: str) -> Iterator[Range]:
+    folded = _THOUSANDS.sub("", fold(text))
     for match in _SPAN.finditer(folded):
         unit = match[2] or match[4]
         low, its = _amount(match[1], unit)

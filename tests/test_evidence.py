@@ -66,6 +66,35 @@ def test_a_sentence_tells_of_the_number_that_its_range_holds():
     assert best("入职半年，年假有几天？", hit("年假：入职满一年5天，满十年10天。")).own < 1
 
 
+STATUTE = "满1年不满10年的，年休假5天；\n满10年不满20年的，年休假10天；\n满20年的，年休假15天。"
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "sentence"),
+    [
+        ("工作25年年休假几天？", STATUTE, "满20年的，年休假15天。"),
+        ("工作12年年休假几天？", STATUTE, "满10年不满20年的，年休假10天；"),
+        (
+            "体重15公斤每次几片？",
+            "体重30公斤以上60公斤以下者，每次一片。体重30公斤以下者，每次半片。",
+            "体重30公斤以下者，每次半片。",
+        ),
+        (
+            "80万元支出谁审批？",
+            "支出超过5万元不超过50万元的，总经理审批。支出超过50万元的，董事会审批。",
+            "支出超过50万元的，董事会审批。",
+        ),
+    ],
+)
+def test_a_sentence_for_another_range_does_not_answer(question, text, sentence):
+    assert best(question, hit(text)).text == sentence
+
+
+def test_a_sentence_whose_range_does_not_hold_the_number_does_not_say_it():
+    (found,) = gather("80万元支出谁审批？", {}, [hit("支出超过5万元不超过50万元的，总经理审批。")])
+    assert (found.ranged, found.own < 1) == (-1, True)
+
+
 def test_a_line_that_asks_is_the_heading_of_what_is_below_it():
     answers = hit("停车怎么收费？\n每月300元。\n食堂几点开饭？\n早餐七点半。\n还有别的问题吗？")
     assert best("食堂几点开饭？", answers).text == "早餐七点半。"
