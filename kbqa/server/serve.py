@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -24,6 +21,7 @@ from kbqa.errors import ConfigError, KbqaError
 from kbqa.registry import FILE, Database, KeyRing
 from kbqa.server.auth import is_loopback
 from kbqa.server.connection import PatientProtocol
+from kbqa.server.listener import BACKLOG, Shared, address_of, listening
 from kbqa.server.logs import log, log_to_stderr
 from kbqa.server.metrics import SHARED
 
@@ -34,10 +32,6 @@ __all__ = ["application", "serve"]
 
 IN_PROCESS = ("chatglm", "transformers")  # kinds of generators that hold a model's weights
 WITH_TORCH = (*IN_PROCESS, "sentence-transformers")
-BACKLOG = 2048
-GIVING_WAY = 1e-4  # seconds for which one of several processes leaves a connection to the others, for each that it has
-MOST_WAY = 3e-3
-FORGOTTEN = 0.02  # seconds after which what waits is another connection
 HUNG = 60  # seconds in which one of several processes must start, and answer the one that looks after it
 
 
@@ -50,8 +44,8 @@ def serve(home: Home, config: Config, workers: int, say: Callable[[str], None]) 
     _check_workers(config, workers)
     _set_threads(config)
     log_to_stderr()
-    listener = _listener(config.server.host, config.server.port)
-    address = _address(listener)
+    listener = listening(config.server.host, config.server.port)
+    address = address_of(listener)
     try:
         if workers == 1:
             _serve_alone(home, config, listener, lambda: say(address))
@@ -124,35 +118,6 @@ def _set_threads(config: Config) -> None:
             os.environ.setdefault(variable, "1")
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    """Bound before anything is loaded, so that a port that is taken is known at once."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ConfigError(f"{host} is no address of this machine ({error.strerror}); see --host") from error
-    family, _, protocol, _, where = min(found, key=lambda it: it[0] != socket.AF_INET)  # of localhost's two, the usual
-    # The protocol is named, because asyncio turns Nagle's algorithm off only where it stands: with it, an answer's body
-    # waits 40 ms behind its header.
-    listener = socket.socket(family, socket.SOCK_STREAM, protocol)
-    try:
-        if os.name != "nt":  # there it would let two programs have one port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen(BACKLOG)
-        listener.set_inheritable(True)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"{host}:{port} cannot be listened on: {error.strerror}; choose another --port, or stop what listens there"
-        ) from error
-    return listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def _settings(config: Config, workers: int) -> uvicorn.Config:
     settings = uvicorn.Config(
         "kbqa.server.serve:application",
@@ -188,40 +153,6 @@ class _Server(uvicorn.Server):
             self._say()
 
 
-class _Shared(socket.socket):
-    """A listener of several processes, each of which leaves a connection to one that has fewer.
-
-    All hear of a connection that waits, and the first to wake would take it, which nearly always is the same one. So
-    each lets some time go by for every connection that it has; asyncio asks again as long as one waits.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(fileno=descriptor)
-        self._taken = WeakSet[socket.socket]()
-        self._heard = -math.inf  # when the connection that waits was first heard of
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        now = time.monotonic()
-        if now - self._heard > FORGOTTEN:
-            self._heard = now
-        mine = sum(link.fileno() >= 0 for link in self._taken)
-        if now - self._heard < min(mine * GIVING_WAY, MOST_WAY):
-            raise BlockingIOError
-        self._heard = -math.inf
-        link, address = super().accept()
-        self._taken.add(link)
-        return link, address
-
-    def listen(self, backlog: int = BACKLOG) -> None:
-        """asyncio accepts as many at a time as it has the system keep waiting: here that is one, there it is many."""
-        super().listen(BACKLOG)
-
-    def __reduce__(self) -> Any:  # as multiprocessing hands a plain socket over
-        from multiprocessing.reduction import DupFd
-
-        return _handed_over, (DupFd(self.fileno()),)
-
-
 class _Together(Multiprocess):
     """Says in the log which process took another's place, and why."""
 
@@ -240,11 +171,10 @@ class _Together(Multiprocess):
 
 
 def _end(code: int | None) -> str:
-    return f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
-
-
-def _handed_over(descriptor: Any) -> socket.socket:
-    return _Shared(descriptor.detach())
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}  # those of real-time signals have none
+    return names.get(-code, f"signal {-code}")
 
 
 def _serve_together(
@@ -261,8 +191,8 @@ def _serve_together(
         os.environ[SHARED] = figures
         settings = _settings(config, workers)
         if os.name != "nt":  # where sockets are handed over in another way
-            listener = _Shared(os.dup(listener.fileno()))
-            settings.backlog = 1
+            listener = Shared(os.dup(listener.fileno()))
+            settings.backlog, settings.loop = 1, "asyncio"  # which is what Shared knows
         started()
         with listener:
             _Together(settings, sockets=[listener]).run()
