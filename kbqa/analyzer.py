@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from itertools import accumulate
 from typing import cast
 
 __all__ = [
@@ -29,12 +30,14 @@ __all__ = [
     "Terms",
     "analyze",
     "fold",
+    "is_word",
     "latin",
     "question_terms",
     "question_words",
     "stem",
     "stop_words",
     "whole_names",
+    "word_bounds",
 ]
 
 VERSION = "1"  # stands in every base: an index built with other terms is not searched with these
@@ -149,16 +152,27 @@ def question_terms(question: str) -> Terms:
     return Terms([w for w in words if w not in stop] or words, [b for b in bigrams if b not in stop] or bigrams)
 
 
-_HELPING = re.compile("(哪).|[能会要可得有想给没不](.)|(.)[能会要得满]")
+# Verbs that ask or allow. Not 会 and 有, which are as often a part of the thing: 年会, 监会, 会话, 有载.
+_HELPING = re.compile("(哪).|[能要可得想给没不](.)|(.)[能要得满]")
+
+
+def is_word(word: str) -> bool:
+    """Whether the dictionary has it."""
+    import rjieba
+
+    return bool(rjieba.has_word(word))
+
+
+def word_bounds(folded: str) -> frozenset[int]:
+    """The offsets between the words of a folded text, with its beginning and end."""
+    return frozenset(accumulate(map(len, _cut()(folded)), initial=0))
 
 
 @lru_cache(maxsize=4096)
 def _parted(word: str) -> str:
     """报 for 能报, 假 for 假要, 哪 for 哪所: the cutter takes for a name what the dictionary does not have."""
-    import rjieba
-
     found = _HELPING.fullmatch(word) if len(word) == 2 else None
-    return found[found.lastindex or 0] if found and not rjieba.has_word(word) else word
+    return found[found.lastindex or 0] if found and not is_word(word) else word
 
 
 def question_words(question: str) -> list[str]:
@@ -215,15 +229,16 @@ class Passage:
         """1 where the word stands, else the share of its character pairs that do (报销制度 in 报销办法: a third).
 
         A Chinese word whose characters stand there inside other words counts INSIDE: the dictionary cuts 年假 now as
-        one word, now as two. In the name of another thing it counts nothing: 产假 is not 陪产假, 院长 not 副院长. An
-        English word in another form counts INFLECTED; other Latin words and numbers must be words of the text.
+        one word, now as two. Only in the names of other things it counts nothing: 产假 is not 陪产假, 院长 not 副院长.
+        An English word in another form counts INFLECTED; other Latin words and numbers must be words of the text.
         """
         if not _is_cjk(word):
             return self._share_of_latin(word)
         if word in self.text:
             if word in self._all_words():
                 return 1.0
-            return 0.0 if any(other.startswith(word, 1) for other in self._others) else INSIDE
+            others = sum(other.startswith(word, 1) for other in self._others)
+            return 0.0 if others and others == self.text.count(word) else INSIDE
         if len(word) < 3:  # its only pair is the word itself
             return 0.0
         pairs = [word[i : i + 2] for i in range(len(word) - 1)]

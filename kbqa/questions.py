@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from kbqa.analyzer import fold
+from kbqa.analyzer import fold, is_word, word_bounds
 
 __all__ = ["Task", "gap_fillers", "identifiers", "impersonal", "share_held", "task"]
 
@@ -68,15 +69,15 @@ def identifiers(question: str) -> set[str]:
     return set(_IDENTIFIER.findall(fold(question)))
 
 
-# The organisation of whoever asks: 我们公司, 咱们单位; 本院, 公司 and 单位 at the beginning of a clause and behind a
-# preposition, where no name can stand before them. 日本公司, 公司法 and 单位成本 are other things, and who asks for
-# 公司名称 asks for the organisation itself.
-_ORGANISATION = "(?:公司|单位|企业|集团|学校|医院|(?:工?厂|[院校司])(?![长区房机士友]))"
+# The organisation of whoever asks: 我们公司, 咱们单位; 本院 and 公司 at the beginning of a clause and behind a
+# preposition, where no name can stand before them. 单位 by itself only where it is a place: 单位净值, 单位缴费比例 and
+# 单位工程 are other things. Who asks for 公司名称 asks for the organisation itself.
+_ORGANISATION = "(?:公司|单位|企业|集团|学校|医院|工?厂|[院校司])"
 _ITSELF = "(?!的?(?:名称|名字|全称|简称|地址|电话(?!补|费)|成立|叫))"
 _ASKER = re.compile(
-    r"(?:(?:(?<!\w)(?:请问|我?想?问一?下)?在?|(?<=[在跟给向找从让]))"
-    rf"(?:公司(?![法债制])|单位(?!成本|价格|面积|时间|:)|[院厂校]里|[本贵]{_ORGANISATION})"
-    rf"|(?:我|[我咱你]们|咱){_ORGANISATION}){_ITSELF}(?:里(?!程))?的?|咱们?"
+    r"(?P<who>(?:(?<!\w)(?:请问|我?想?问一?下)?在?|(?<=[在跟给向找从让]))"
+    rf"(?:公司|单位(?=里|的?食堂)|[院厂校](?=里)|[本贵]{_ORGANISATION})"
+    rf"|(?:我|[我咱你]们|咱){_ORGANISATION}){_ITSELF}(?:里(?!程))?的?|(?P<we>咱们?)"
 )
 _SAYS = re.compile(r"\w")
 
@@ -88,8 +89,27 @@ def impersonal(question: str) -> str:
     holds no others stays as it is.
     """
     folded = fold(question)
-    bare = _ASKER.sub("", folded).strip()
+    if not _ASKER.search(folded):
+        return question
+    bounds = word_bounds(folded)
+    bare = _ASKER.sub(lambda found: _without(found, bounds), folded).strip()
     return bare if bare != folded and _SAYS.search(bare) else question
+
+
+def _without(found: re.Match[str], bounds: Collection[int]) -> str:
+    """What stays of the match: nothing, or all of it where a word reaches across its end (我|校车, 本司|法解释)."""
+    whole, who = found[0], found["who"] or found["we"]
+    if found.end() in bounds and (who != whole or not _runs_on(found)):
+        return ""
+    return whole[len(who) :] if found.start() + len(who) in bounds and who != whole else whole
+
+
+def _runs_on(found: re.Match[str]) -> bool:
+    """Whether a word may begin with the last character of the match. The cutter takes 本校 out of 本校准方法."""
+    if found[0][-1] not in "院厂校司" or found[0].endswith(("公司", "学校", "医院", "工厂")):
+        return False
+    behind = found.string[found.end() - 1 : found.end() + 3]
+    return any(is_word(behind[:length]) for length in range(2, len(behind) + 1))
 
 
 def share_held(pinned: set[str], text: str) -> float:

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from kbqa.analyzer import INSIDE, Passage, analyze, fold, question_terms, question_words, stem, whole_names
+from kbqa.analyzer import INSIDE, Passage, analyze, fold, question_terms, question_words, stem, whole_names, word_bounds
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,18 @@ def test_a_helping_verb_is_no_part_of_a_name():
     assert question_words("何炅能力") == ["何炅", "能力"]
 
 
+@pytest.mark.parametrize("text", ["会话最大数量", "年会几点开", "股会", "监会", "有载"])
+def test_what_only_looks_like_a_helping_verb_stays_in_its_word(text):
+    assert question_words(text) == analyze(text).words
+
+
+def test_the_bounds_of_words_are_offsets_of_the_text():
+    folded = fold("我們公司 X200  年假\t有、幾天？")
+    bounds = sorted(word_bounds(folded))
+    assert (bounds[0], bounds[-1]) == (0, len(folded))
+    assert {2, 4}.issubset(bounds)
+
+
 @pytest.mark.parametrize(
     ("text", "word", "share"),
     [
@@ -105,6 +117,8 @@ def test_a_helping_verb_is_no_part_of_a_name():
         ("非工作日加班按两倍计算。", "工作日", 0),
         ("公司发布了半年度报告。", "年度", 0),
         ("部门经理批准。", "经理", INSIDE),
+        ("副主任医师可以会诊，主任医师负责。", "主任", INSIDE),
+        ("副主任医师可以会诊，副主任医师负责。", "主任", 0),
         ("带薪年假五天。", "年假", INSIDE),
     ],
 )
