@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Found", "Ingestion", "Plan", "copy_in", "plan", "scan"]
 
 BATCH_CHUNKS = REMEMBERED // 2  # embedded together, over as many documents as it takes; few enough to index from memory
-PATIENCE = 1.0  # seconds for which what was read waits for others to be committed with, once none of them comes
+PATIENCE = 1.0  # seconds for which what was read waits for others to be committed with, once none of them comes, ...
+LONGEST = 5.0  # ... and while they come one by one
 RACY_NS = 2_000_000_000  # a file changed so shortly before it was taken in may have changed again within its mtime
 RETRY = {"missing-extra", "needs-ocr", "unreadable"}  # failures that a change outside the file can mend
 
@@ -322,7 +323,8 @@ class Ingestion:
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting.append(ready)
-        if sum(len(ready.chunks) for ready in self._waiting) >= BATCH_CHUNKS:
+        waited = time.monotonic() - self._since
+        if waited >= LONGEST or sum(len(ready.chunks) for ready in self._waiting) >= BATCH_CHUNKS:
             self._commit()
 
     def _pause(self) -> None:

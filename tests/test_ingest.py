@@ -227,7 +227,10 @@ def test_identical_text_under_two_names_is_embedded_once(installation, folder):
         assert store.counts().vectors == 1
 
 
-def test_what_is_read_does_not_wait_for_a_long_scan_beside_it(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("patience", "longest"), [(0, 1000), (1000, 0)])
+def test_what_is_read_does_not_wait_for_a_long_scan_beside_it(folder, tmp_path, monkeypatch, patience, longest):
+    monkeypatch.setattr("kbqa.ingest.PATIENCE", patience)
+    monkeypatch.setattr("kbqa.ingest.LONGEST", longest)
     monkeypatch.setattr("kbqa.ingest.Sandbox", partial(Sandbox, reader="hostile:obey"))
     asked = tmp_path / "asked"
     (folder / "扫描.txt").write_text(f"await {asked}", encoding="utf-8")
