@@ -178,12 +178,8 @@ def convert(
     if installation and kb:
         installation.store(kb).close()  # whether there is such a base, before anything is paid for
     tokenizer = _tokenizer(model)
-    found = converted(
-        paths,
-        _named(prompt_column, response_column, history_column),
-        unanswered=teacher is not None,
-        keep_duplicates=keep_duplicates,
-    )
+    columns = _named(prompt_column, response_column, history_column)
+    found = converted(paths, columns, unanswered=teacher is not None, keep_duplicates=keep_duplicates)
     rows, taught = found.rows, None
     if asked is not None and teacher is not None:
         taught = _taught(session, rows, asked, teacher, out)
@@ -215,9 +211,13 @@ def convert(
     if below:
         _show_knowledge(below)
     _show_checks(checks)
-    say(f"{shown(str(out))}: {_count(len(train), 'row')}", bold=True)
+    _show_written(out, len(train), dev, len(held))
+
+
+def _show_written(out: Path, rows: int, dev: Path | None, dev_rows: int) -> None:
+    say(f"{shown(str(out))}: {_count(rows, 'row')}", bold=True)
     if dev:
-        say(f"{shown(str(dev))}: {_count(len(held), 'row')} to measure with", bold=True)
+        say(f"{shown(str(dev))}: {_count(dev_rows, 'row')} to measure with", bold=True)
 
 
 def _check_belonging(dev: Path | None, dev_share: float | None, kb: str | None, max_characters: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from kbqa.registry.adapters import Adapter, Adapters, Served
 from kbqa.registry.conversations import Conversation, Conversations, Round
-from kbqa.registry.database import FILE, Database
+from kbqa.registry.database import FILE, Database, remedy
 from kbqa.registry.feedback import RATINGS, Feedback, FeedbackLog, Rating
 from kbqa.registry.jobs import ENDED, Job, JobFile, Jobs, JobState, Progress
 from kbqa.registry.keys import SCOPES, Key, KeyRing, NewKey, Scope, expiry
@@ -34,4 +34,5 @@ __all__ = [
     "Served",
     "Stops",
     "expiry",
+    "remedy",
 ]

@@ -27,8 +27,7 @@ from filelock import FileLock, Timeout
 
 from kbqa.config import Home
 from kbqa.errors import KbqaError, KnowledgeBaseBusy, RegistryError
-from kbqa.registry import ENDED, Job, JobFile, Jobs, Progress
-from kbqa.registry.database import remedy
+from kbqa.registry import ENDED, Job, JobFile, Jobs, Progress, remedy
 from kbqa.server.logs import log
 from kbqa.server.metrics import Metrics
 from kbqa.server.uploads import sweep
