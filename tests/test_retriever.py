@@ -320,6 +320,22 @@ def test_the_table_that_a_passage_points_at_is_found_with_it(tmp_path):
         assert len({hit.chunk.id for hit in kb.search("住宿费限额报销标准是多少？", 50).hits}) == kb.store.chunk_count
 
 
+def test_the_table_is_found_behind_many_passages_that_point_at_it_and_only_the_last_hit_gives_way(tmp_path):
+    rules = [
+        block
+        for n in range(40)
+        for block in (Block("heading", f"第{n}条", level=1), Block("text", f"住宿费限额第{n}种情形，见附表 1。"))
+    ]
+    annex = [Block("heading", "附表一", level=1), Block("table", "级别 | 元\n一级 | 800", header_rows=1)]
+    document = Document("手册.md", "手册", (*rules, *annex), "0" * 64, "md")
+    with Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "库", [document]) as kb:
+        five = [hit.chunk.heading for hit in kb.search("住宿费限额第3种情形是多少？", 5).hits]
+        assert five[1] == "附表一"
+        assert (len(five), len(set(five))) == (5, 5)
+        (only,) = kb.search("住宿费限额第3种情形是多少？", 1).hits
+        assert only.chunk.heading == five[0]
+
+
 def test_a_long_conversation_does_not_get_slow_or_too_long(company):
     history = turns(*["它的重量呢？"] * 3000, "X200网关的额定功耗是多少？" * 200)
     assert company.retriever.search("它的联系人呢？", history=history).hits

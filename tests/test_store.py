@@ -183,13 +183,17 @@ def test_neighbours_are_the_passages_around_in_reading_order(store):
     assert store.neighbours("没有.md", 0, 9) == []
 
 
-def test_the_passages_that_hold_a_text_are_the_first_ones_of_the_document(store):
+def test_the_tables_that_hold_a_text_are_the_first_ones_of_the_document(store):
     with store.write() as writer:
-        put(writer, "制度.md", ["第一条 总则", "标准见附表一", "附表一 城市", "附表二"])
-        put(writer, "别的.md", ["附表一"])
-    assert [chunk.ordinal for chunk in store.holding("制度.md", "附表一", 9)] == [1, 2]
-    assert [chunk.ordinal for chunk in store.holding("制度.md", "附表一", 1)] == [1]
-    assert store.holding("制度.md", "附表%", 9) == []
+        put(
+            writer,
+            "制度.md",
+            ["第一条 总则", "标准见附表一", "附表一\n城市 | 元", "附表1\n城市 | 元", "附表二\n城市 | 元"],
+        )
+        put(writer, "别的.md", ["附表一\n城市 | 元"])
+    assert [chunk.ordinal for chunk in store.tables("制度.md", ["附表一", "附表1"], 9)] == [2, 3]
+    assert [chunk.ordinal for chunk in store.tables("制度.md", ["附表一", "附表1"], 1)] == [2]
+    assert store.tables("制度.md", ["附表%"], 9) == store.tables("制度.md", [], 9) == []
 
 
 def test_a_failure_is_remembered_and_takes_the_old_content_away(store):

@@ -22,6 +22,7 @@ from kbqa.embedders.weight import own_weight
 from kbqa.errors import QuestionError
 from kbqa.evidence import gather
 from kbqa.pointers import label_of, pointers
+from kbqa.pointers import spellings as spellings_of
 from kbqa.questions import impersonal
 from kbqa.retriever.confidence import confidence
 from kbqa.retriever.followup import leaning, standalone
@@ -46,8 +47,8 @@ TOLD = 0.3  # of what was asked just now; where no passage holds as much, the ea
 
 DEEPEST = 20_000  # chunks that are looked at to find some that fit
 
-POINTED_AT = 3  # tables that are fetched for one question, ...
-NAMESAKES = 20  # ... each from among so many passages that name it
+POINTED_AT = 3  # labels of tables that one passage may point at, ...
+NAMESAKES = 20  # ... looked for among so many passages with a table that name one of them
 
 LISTENED_TO = 5  # best passages whose wording decides by which of its names a thing is called
 
@@ -211,25 +212,28 @@ class Retriever:
             for i, score in ranking[:k]
         ]
         if fits is None:
-            hits = self._with_tables(hits)[:k]
+            hits = self._with_table(hits, k)
         asked = {word: weight for word, weight in found.weights.items() if word not in found.carried}
         told = not found.carried or _told(found.question, asked, hits) >= TOLD
         sure = confidence(found.question, found.weights, hits) if told else 0.0
         return Retrieval(tuple(hits), sure, found.weights, found.question)
 
-    def _with_tables(self, hits: Sequence[Hit]) -> list[Hit]:
-        """The hits, behind each of the best ones the table that it points at (见附表一), which may share no word with
-        the question."""
-        found: dict[int, Hit] = {}
-        left = POINTED_AT
-        for hit in hits[:LISTENED_TO]:
-            found.setdefault(hit.chunk.id, hit)
-            for its in islice(pointers(hit.chunk.text), left):
-                left -= 1
-                chunks = self._store.holding(hit.chunk.source, its, NAMESAKES)
-                if table := next((chunk for chunk in chunks if label_of(chunk) == its), None):
-                    found.setdefault(table.id, replace(hit, chunk=table))
-        return [*found.values(), *(hit for hit in hits[LISTENED_TO:] if hit.chunk.id not in found)]
+    def _with_table(self, hits: list[Hit], k: int) -> list[Hit]:
+        """The hits, behind the first of the best ones that points at a table (见附表一) this one, which may share no
+        word with the question. Of `k` hits at most the last gives way to it."""
+        for at, hit in enumerate(hits[:LISTENED_TO]):
+            if labels := list(islice(pointers(hit.chunk.text), POINTED_AT)):
+                table = self._table(hit.chunk.source, labels)
+                if table is None or at + 1 == k or any(it.chunk.id == table.id for it in hits[: at + 1]):
+                    return hits
+                rest = [it for it in hits[at + 1 :] if it.chunk.id != table.id]
+                return [*hits[: at + 1], Hit(table, hit.score), *rest][:k]
+        return hits
+
+    def _table(self, source: str, labels: Sequence[str]) -> Chunk | None:
+        """The first passage of the document that is the table of one of the labels."""
+        texts = [spelling for label in labels for spelling in spellings_of(label)]
+        return next((it for it in self._store.tables(source, texts, NAMESAKES) if label_of(it) in labels), None)
 
     def _named(self, question: str) -> dict[str, tuple[str, ...]]:
         return (self._synonyms.current if self._synonyms else common()).named(question)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -38,6 +38,7 @@ from kbqa.store.lexical import ALL_EQUAL
 from kbqa.store.snapshot import Snapshot, load
 from kbqa.store.switch import rebuilding
 from kbqa.store.writer import Writer
+from kbqa.types import CELL_SEPARATOR
 
 if TYPE_CHECKING:
     import sqlite3
@@ -262,11 +263,14 @@ class Store:
             where = "d.source = ? AND c.ordinal BETWEEN ? AND ? ORDER BY c.ordinal"
             return list(read_chunks(connection, where, (source, first, last)))
 
-    def holding(self, source: str, text: str, most: int) -> list[Chunk]:
-        """The first chunks of a document in whose heading or own text `text` stands, in reading order."""
+    def tables(self, source: str, texts: Collection[str], most: int) -> list[Chunk]:
+        """The first chunks of a document that hold rows of a table, and one of the `texts` in their heading or own
+        text, in reading order."""
+        named = " OR ".join(["instr(c.heading, ?) OR instr(c.text, ?)"] * len(texts)) or "0"
         with self._reading() as connection:
-            where = "d.source = ? AND (instr(c.heading, ?) OR instr(c.text, ?)) ORDER BY c.ordinal LIMIT ?"
-            return list(read_chunks(connection, where, (source, text, text, most)))
+            where = f"d.source = ? AND instr(c.text, ?) AND ({named}) ORDER BY c.ordinal LIMIT ?"
+            twice = [text for text in texts for _ in range(2)]
+            return list(read_chunks(connection, where, (source, CELL_SEPARATOR, *twice, most)))
 
     def reaching(self, source: str, start: int, end: int) -> list[Chunk]:
         """The chunks of a document that have any of its characters from `start` to `end`, in reading order."""
