@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,12 +107,118 @@ def test_compiled_products_may_be_computed_by_several_threads_at_once():
             torch.testing.assert_close(got, wanted, atol=0, rtol=0)
 
 
+def plain() -> nn.Module:
+    return nn.Linear(COLUMNS, ROWS).to(torch.bfloat16).requires_grad_(False)
+
+
+FAST = {
+    Compiled4: lambda: quantized(GroupedLinear, 4),
+    Compiled8: lambda: quantized(QuantizedLinear, 8),
+    TwoDigits: lambda: quantized(QuantizedLinear, 8),
+    Int8: lambda: quantized(QuantizedLinear, 8),
+    Int4: lambda: quantized(GroupedLinear, 4),
+    Reordered: plain,
+}
+
+
+@pytest.mark.parametrize("kind", FAST)
+def test_rows_of_another_width_are_an_error_that_names_both(kind):
+    needs(kind)
+    fast = kind(FAST[kind]())
+    for width in (0, 1, COLUMNS - 2, COLUMNS // 2, COLUMNS * 2):
+        for shape in ((width,), (1, width), (3, width), (0, width), (2, 3, width)):
+            with pytest.raises(RuntimeError, match=f"{width} numbers .* matrix of {COLUMNS} columns"):
+                fast(torch.zeros(shape, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", FAST)
+def test_no_rows_and_rows_in_any_shape_give_what_the_exact_layer_gives(kind):
+    needs(kind)
+    layer = FAST[kind]()
+    fast = kind(layer)
+    for shape in ((0,), (1, 0), (0, 3), (), (1,), (1, 1), (2, 3)):
+        x = torch.ones(*shape, COLUMNS, dtype=layer.bias.dtype)
+        got, wanted = fast(x), layer(x)
+        assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+        torch.testing.assert_close(got, wanted, atol=0.05, rtol=0.02)
+
+
+def test_models_of_all_kinds_may_be_computed_at_once():
+    """Each in threads of its own, as several models in one service are."""
+    needs(Compiled4)
+    needs(Reordered)
+    layers = [faster(FAST[kind](), torch.bfloat16) for kind in (Compiled4, Compiled8, Reordered)] * 2
+    inputs = [incoming(1).bfloat16(), incoming(9).bfloat16()]
+    wanted = [[layer(x) for x in inputs] for layer in layers]
+    with ThreadPoolExecutor(len(layers)) as threads:
+        found = list(threads.map(lambda layer: [[layer(x) for x in inputs] for _ in range(20)], layers))
+    for these, those in zip(found, wanted, strict=True):
+        assert all(torch.equal(got, it) for round in these for got, it in zip(round, those, strict=True))
+
+
+BROKEN = {
+    "a NumPy that does not fit": ("raise SystemError('initialization of _internal failed')", {}),
+    "an LLVM that does not load": ("raise RuntimeError('libLLVM.so cannot be found')", {}),
+    "a Numba that refuses NumPy": ("raise ImportError('Numba needs NumPy 2.4 or less')", {}),
+    "a Numba that compiles nothing": (None, {"NUMBA_DISABLE_JIT": "1"}),
+}
+LAYERS = """
+import torch
+from torch import nn
+from kbqa.chatglm.kernels import faster
+from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear
+for kind, bits in ((GroupedLinear, 4), (QuantizedLinear, 8), (None, 16)):
+    layer = nn.Linear(256, 192).to(torch.bfloat16).requires_grad_(False)
+    if kind:
+        weight, layer = layer.weight, kind(layer, bits)
+        layer.fill(weight)
+    fast = faster(layer, torch.bfloat16)
+    x = torch.ones(1, 256, dtype=torch.bfloat16)
+    assert torch.allclose(fast(x).float(), layer(x).float(), atol=0.05)
+    print(type(fast).__name__)
+"""
+
+
+@pytest.mark.parametrize(("broken", "environment"), BROKEN.values(), ids=BROKEN)
+def test_a_numba_that_does_not_work_costs_speed_alone_and_is_told_of_once(tmp_path, broken, environment):
+    needs(Compiled4)
+    needs(Reordered)
+    if broken:
+        (tmp_path / "numba").mkdir()
+        (tmp_path / "numba" / "__init__.py").write_text(broken)
+    paths = os.pathsep.join([str(tmp_path), str(Path(kernels.__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-c", LAYERS],
+        env={**os.environ, **environment, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["Int4", "TwoDigits", "Reordered"]
+    assert done.stderr.count("Numba does not work here") == 1
+    assert done.stderr.count("\n") == 1
+
+
+def test_layers_on_other_devices_do_not_import_numba():
+    code = (
+        "import sys, torch; from torch import nn; from kbqa.chatglm.kernels import Compiled4, Compiled8, _made\n"
+        "from kbqa.chatglm.quantization import QuantizedLinear\n"
+        "for kind, bits in ((Compiled4, 4), (Compiled8, 8)):\n"
+        "    with torch.device('meta'): layer = QuantizedLinear(nn.Linear(256, 192), bits)\n"
+        "    assert _made(kind, layer) is None\n"
+        "assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=Path(kernels.__file__).parents[2])
+
+
 def test_without_numba_layers_take_torchs_own_kernels(monkeypatch):
     needs(Int4)
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "kbqa.chatglm.compiled", raising=False)
     monkeypatch.delattr("kbqa.chatglm.compiled", raising=False)
-    monkeypatch.setattr(kernels, "_right", kernels._right.__wrapped__)
+    for name in ("_right", "_compiled"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).__wrapped__)
     assert isinstance(faster(quantized(GroupedLinear, 4), torch.bfloat16), Int4)
     assert not isinstance(faster(quantized(QuantizedLinear, 8), torch.bfloat16), Compiled8 | QuantizedLinear)
     linear = nn.Linear(COLUMNS, ROWS).to(torch.bfloat16).requires_grad_(False)

@@ -1,7 +1,9 @@
 """Products of a matrix with few rows, written here and compiled by Numba when they are first wanted (1 second each).
 
-They run on torch's own threads, those of OpenMP: others would wait for the same cores. Importing this module fails
+They run on torch's own threads, those of OpenMP: others would wait for the same cores. A process that is forked after
+a product has none of them, and waits for ever, as it does for torch's own products. Importing this module fails
 (ImportError, OSError, AttributeError) where Numba is not installed or the system is not Linux with GNU's OpenMP.
+Products take addresses and look at no shape: kernels.py, which calls them, does.
 
 Two layouts. `integer_product` takes 16 rows of a matrix as a strip; its lines of 64 bytes hold 4 bytes of each row, 8
 or 4 columns, each number moved up to 0 and above. `bfloat16_product` takes 64 rows as a strip, with pairs of columns
@@ -27,7 +29,7 @@ from torch import Tensor
 from kbqa.chatglm import lanes
 from kbqa.chatglm.lanes import FLOAT, WORD, constant, everywhere, loading
 
-__all__ = ["STRIP", "TALL", "bfloat16_product", "integer_product", "strips", "tall_strips"]
+__all__ = ["STRIP", "TALL", "bfloat16_product", "integer_product", "strips", "tall_strips", "try_out"]
 
 STRIP, TALL = 16, 64  # rows of a matrix
 BLOCK = 1024  # rows of a matrix that are rearranged at a time
@@ -61,6 +63,22 @@ def _compiled(kernel: Any) -> Any:
 def _mine(count: int) -> Any:
     """What this thread does of `count`."""
     return range(count * _thread() // _threads(), count * (_thread() + 1) // _threads())
+
+
+def try_out() -> None:
+    """An exception of whatever kind where nothing can be compiled, or what was computes something else."""
+    load = loading(FLOAT, 1)
+
+    def kernel(a: Any) -> None:
+        for strip in _mine(1):
+            there = a[0] + strip * 64
+            lanes.store(there, 64, lanes.fma(load(there, 0), load(there, 0), load(there, 0)))
+
+    numbers = torch.arange(16, dtype=torch.float32)
+    wanted = numbers * numbers + numbers
+    _run(_compiled(kernel), numbers.data_ptr())
+    if not torch.equal(numbers, wanted):
+        raise RuntimeError("what it compiles computes something else")
 
 
 # --- 4 and 8 bits ----------------------------------------------------------------------------------------------------

@@ -19,22 +19,28 @@ How far all this is from the exact path: tests/test_chatglm_kernels.py.
 from __future__ import annotations
 
 import ctypes
+import logging
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kbqa.chatglm.quantization import Bits, GroupedLinear, QuantizedLinear, unpack
+from kbqa.importing import one_line
 
 __all__ = ["faster", "speed_up"]
 
 Layer = nn.Linear | QuantizedLinear | GroupedLinear
 MANY = 64  # rows from which on it pays to restore an int4 matrix block by block
 BLOCK = 1024  # rows of a matrix that are restored at a time: they stay in the processor's cache
+
+log = logging.getLogger("kbqa.chatglm")
 
 
 def speed_up(decoder: nn.Module, dtype: torch.dtype) -> None:
@@ -110,12 +116,49 @@ def _right(kind: Callable[[Any], _Fast], device: torch.device, dtype: torch.dtyp
     return True
 
 
+@lru_cache
+def _compiled() -> Any:
+    """The module of our own products; None where Numba is not there, or does not work, which a warning tells of."""
+    if sys.platform != "linux" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return None
+    if find_spec("numba") is None:
+        return None
+    try:
+        from kbqa.chatglm import compiled
+
+        compiled.try_out()
+    except Exception as error:  # noqa: BLE001  (a Numba that does not fit NumPy, LLVM or Python fails in many ways)
+        log.warning(
+            "Numba does not work here, so models on the CPU take slower code (%s); reinstall it: pip install -U numba",
+            one_line(error),
+        )
+        return None
+    return compiled
+
+
 class _Fast(nn.Module):
     """Made from a layer of one of the kinds that it is for; an exception where it cannot work."""
+
+    rows: int
+    columns: int
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.bias: Tensor | None = layer.bias
+        self.rows, self.columns = layer.weight.shape if isinstance(layer, nn.Linear) else layer.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.columns:  # kernels would read on, or write, where nothing of it is
+            raise RuntimeError(
+                f"rows of {x.shape[-1]} numbers cannot be multiplied by a matrix of {self.columns} columns"
+            )
+        if not x.numel():
+            return x.new_empty(*x.shape[:-1], self.rows)
+        return self._product(x.reshape(-1, self.columns)).to(x.dtype).view(*x.shape[:-1], self.rows)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        """(N, columns) to (N, rows), with the bias, in any type; N is 1 or more."""
+        raise NotImplementedError
 
 
 class Reordered(_Fast):
@@ -130,25 +173,19 @@ class Reordered(_Fast):
         self.row_product = _row_product(self.weight, layer.weight.data)
         self.addend = torch.zeros(len(layer.weight)) if self.bias is None else self.bias.data.float()
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > x.shape[-1]:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+    def _product(self, rows: Tensor) -> Tensor:
+        if len(rows) > 1:
+            return torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
         if self.row_product is not None:
-            address = torch.ops.mkldnn.data_ptr(self.weight)
-            out = self.row_product(x.flatten(0, -2).float().contiguous(), address, self.addend)
-            return out.to(x.dtype).unflatten(0, x.shape[:-1])
-        rows = x.flatten(0, -2).expand(4, -1).contiguous()  # four rows take less time than one
-        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
-        return out[:1].unflatten(0, x.shape[:-1])
+            return self.row_product(rows.float().contiguous(), torch.ops.mkldnn.data_ptr(self.weight), self.addend)
+        four = rows.expand(4, -1).contiguous()  # four rows take less time than one
+        return torch.ops.mkldnn._linear_pointwise(four, self.weight, self.bias, "none", [], "")[:1]
 
 
 def _row_product(reordered: Tensor, weight: Tensor) -> Callable[[Tensor, int, Tensor], Tensor] | None:
     """None where the matrix was not reordered in the way that our code reads, or it does not run here."""
-    try:
-        from kbqa.chatglm import compiled  # imports Numba
-    except (ImportError, OSError, AttributeError):
-        return None
-    if len(weight) % compiled.TALL or weight.shape[1] % 2:
+    compiled = _compiled()
+    if compiled is None or len(weight) % compiled.TALL or weight.shape[1] % 2:
         return None
     if torch.ops.mkldnn._nbytes(reordered) != weight.nbytes:
         return None
@@ -166,11 +203,10 @@ class _Compiled(_Fast):
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
-        from kbqa.chatglm import compiled  # imports Numba
-
-        if layer.weight.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        if layer.weight.device.type != "cpu":  # before Numba is imported, for which GPUs have no use
             raise NotImplementedError
-        if len(layer.weight) % compiled.STRIP:
+        compiled = _compiled()
+        if compiled is None or self.rows % compiled.STRIP:
             raise NotImplementedError
         self.group, scale, zero, row_scale = _by_group(layer)
         rows = torch.ones(len(scale)) if row_scale is None else row_scale
@@ -178,10 +214,9 @@ class _Compiled(_Fast):
         self.weight = compiled.strips(layer.weight, self.bits, scale, zero)
         self.product = compiled.integer_product
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2).float().contiguous()
-        out = self.product(rows, self.weight, self.factor, self.addend, self.bits, self.group)
-        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+    def _product(self, rows: Tensor) -> Tensor:
+        rows = rows.float().contiguous()
+        return self.product(rows, self.weight, self.factor, self.addend, self.bits, self.group)
 
 
 class Compiled4(_Compiled):
@@ -220,14 +255,13 @@ class TwoDigits(_Fast):
         self.digit = _digit()
         self.packed = _fbgemm(layer.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2).float()
-        high, low, top = _digits(rows, self.digit)
+    def _product(self, rows: Tensor) -> Tensor:
+        high, low, top = _digits(rows.float(), self.digit)
         product = _integer_product(high, low, self.packed, self.digit)
         out = product.mul_(top / self.digit).mul_(self.scale)
         if self.bias is not None:
             out += self.bias
-        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+        return out
 
 
 def _digits(rows: Tensor, digit: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -274,11 +308,11 @@ class Int8(_Fast):
         self.weight, self.scale = layer.weight, layer.scale.float()
         self.ones = torch.ones_like(layer.scale, dtype=torch.bfloat16)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = torch.ops.aten._weight_int8pack_mm(x.flatten(0, -2).bfloat16(), self.weight, self.ones) * self.scale
+    def _product(self, rows: Tensor) -> Tensor:
+        out = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), self.weight, self.ones) * self.scale
         if self.bias is not None:
             out += self.bias
-        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+        return out
 
 
 class Int4(_Fast):
@@ -286,14 +320,13 @@ class Int4(_Fast):
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
-        self.rows = len(layer.weight)
         self.group, scale, zero, self.row_scale = _by_group(layer)
         self.scales = torch.stack([scale, zero], dim=-1).transpose(0, 1).contiguous()  # (groups, rows, 2)
         self.on_cpu = layer.weight.device.type == "cpu"
         self.weight = _int4_cpu(layer.weight) if self.on_cpu else _int4_cuda(layer.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2).bfloat16()
+    def _product(self, rows: Tensor) -> Tensor:
+        rows = rows.bfloat16()
         if not self.on_cpu:
             out = torch.ops.aten._weight_int4pack_mm(rows, self.weight, self.group, self.scales)
         elif len(rows) >= MANY and _layout_is_known() and self.rows % 64 == 0:
@@ -304,7 +337,7 @@ class Int4(_Fast):
             out = out * self.row_scale
         if self.bias is not None:
             out = out + self.bias
-        return out.to(x.dtype).unflatten(0, x.shape[:-1])
+        return out
 
     def _restored(self, at: int) -> Tensor:
         """(columns, up to BLOCK) bfloat16: rows of the matrix from `at` on, standing. A row's scale is left out."""
