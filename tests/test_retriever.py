@@ -457,10 +457,24 @@ def test_what_every_office_calls_by_two_names_is_known_to_every_base(named_other
 
 
 @pytest.mark.parametrize(
-    "question", ["今年假期怎么安排？", "青年假日酒店在哪里？", "产假有几天？", "陪产假有几天？", "合同的定金", "three"]
+    "question",
+    [
+        "今年假期怎么安排？",
+        "青年假日酒店在哪里？",
+        "产假有几天？",
+        "陪产假有几天？",
+        "合同的定金",
+        "three",
+        "一年几次？",
+    ],
 )
 def test_what_only_looks_like_a_common_name_names_nothing(question):
     assert common().named(question) == {}
+
+
+def test_a_day_is_no_night_and_a_hotel_no_allowance_in_every_base():
+    assert common().named("每天查房几次？") == {"每天": ("每日",)}
+    assert common().named("出差住酒店一天多少钱？") == {}
 
 
 def test_a_base_adds_to_the_common_names_and_switches_them_off():

