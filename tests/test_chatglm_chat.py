@@ -3,14 +3,18 @@
 import json
 import random
 import time
+import tracemalloc
 from functools import reduce
 
 import pytest
+from jinja2.exceptions import SecurityError
 from tokenizerkit import FAMILIES, MAKERS, golden_rows, golden_tokenizer, make_glm4, make_v1, make_v2
 
 from kbqa.chatglm.chat import chat_ids, fit, prompt_ids, sampling_defaults, stop_ids
+from kbqa.chatglm.limits import TooMuch
 from kbqa.chatglm.messages import ChatMessage, ToolCall, conversation, from_messages
 from kbqa.chatglm.replies import ReplyStream, process_response, read_reply
+from kbqa.chatglm.templates import render
 from kbqa.chatglm.tokenizers import load_tokenizer
 from kbqa.errors import ModelError
 from kbqa.types import Message
@@ -335,7 +339,16 @@ HOSTILE = {
     "fills a line": "{{ '%99999999999d' % 1 }}",
     "fills a line by a method": "{{ 'x'.ljust(99999999999) }}",
     "fills a line by a filter": "{{ 'x' | center(99999999999) }}",
-    "formats": "{{ '{:>99999999999}'.format(1) }}",
+    "formats": "{{ '{:>400000000}'.format('x') }}",
+    "formats as a part": "{{ '{:>400000000}'['format']('x') }}",
+    "formats a mapping": "{{ '{a:>400000000}'.format_map({'a': 'x'}) }}",
+    "formats what is marked as safe": "{{ ('{:>400000000}' | safe).format('x') }}",
+    "fills a line of what is marked as safe": "{{ ('%400000000d' | safe) % 1 }}",
+    "rounds": "{{ 1 | round(-999999999) }}",
+    "rounds up": "{{ 1 | round(999999999, 'ceil') }}",
+    "fills a batch": "{{ [1] | batch(999999999999, 'x') | list }}",
+    "adds up lists": "{{ ([[1]] * 9) | sum(start=[]) }}",
+    "is nested": "{{ " + "(" * 30_000 + "1" + ")" * 30_000 + " }}",
     "replaces": "{% set t = 'xxxxxxxxxx' %}" + "{% set t = t.replace('x', t) %}" * 20,
     "escapes": "{{ 'x\"' " + "| tojson" * 40 + " }}",
     "is long": "x" * 70_000,
@@ -351,6 +364,22 @@ def test_a_template_that_never_ends_or_takes_all_the_memory_is_an_error_of_one_l
         chat_ids(glm4, "好", tools=[SEARCH])
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("template", [HOSTILE["calls itself without end"], HOSTILE["is nested"]], ids=["macro", "text"])
+def test_a_template_that_is_nested_too_deep_is_told_of_as_beyond_a_limit(template):
+    with pytest.raises(TooMuch, match="nested too deep, or one of its macros calls itself"):
+        render(template)
+
+
+def test_a_template_that_formats_takes_no_memory_for_it():
+    tracemalloc.start()
+    try:
+        with pytest.raises(SecurityError, match="'format' of 'str' object is unsafe"):
+            render("{{ '{:>400000000}'.format('x') }}")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_real_templates_do_stays_within_the_limits(tmp_path):

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache, wraps
 from threading import Lock
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from jinja2 import Template, nodes, pass_eval_context
+from jinja2 import Environment, Template, nodes, pass_environment, pass_eval_context
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension
-from jinja2.filters import do_indent, do_join, do_replace
+from jinja2.filters import do_batch, do_indent, do_join, do_replace, do_round, sync_do_sum
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context
@@ -32,6 +32,7 @@ __all__ = ["render"]
 SOURCE = 1 << 16  # characters of a template; those of real models have some thousands
 ROOM = 1 << 25  # characters that it may write in all, also where only a variable gets them
 RANGE = 1000
+PLACES = 20  # to which a number may be rounded
 SECONDS = 2.0  # for what takes a millisecond
 
 TEXTS = (nodes.TemplateData, nodes.Const)
@@ -48,17 +49,25 @@ TEXT |= {
     "isalnum",
     "isupper",
     "islower",
+    "casefold",
 }
 MAPPING = {"get", "items", "keys", "values", "copy"}
-FILTERS = "abs capitalize count d default dictsort e escape first float groupby indent int items join last length list"
-FILTERS += " lower map max min reject rejectattr replace reverse safe select selectattr sort string title tojson trim"
-FILTERS += " truncate unique upper wordcount"
+FILTERS = "abs batch capitalize count d default dictsort e escape first float groupby indent int items join last"
+FILTERS += " length list lower map max min reject rejectattr replace reverse round safe select selectattr sort string"
+FILTERS += " sum title tojson trim truncate unique upper wordcount"
 
 
 def render(template: str, **variables: Any) -> str:
     """TooMuch beyond the limits; else whatever jinja and the template itself raise."""
     if len(template) > SOURCE:
         raise TooMuch(f"it has {len(template)} characters, more than {SOURCE}")
+    try:
+        return _rendered(template, variables)
+    except RecursionError:  # in what compiles it, too
+        raise TooMuch("it is nested too deep, or one of its macros calls itself without end") from None
+
+
+def _rendered(template: str, variables: Mapping[str, Any]) -> str:
     environment, compiled, one_at_a_time = _compiled(template)
     written: list[str] = []
     size = 0
@@ -94,6 +103,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         self._own = 1  # characters that the template itself has to write
         self.begin({})
         self.filters |= {"tojson": to_json, "join": _join, "replace": _replace, "indent": _indent}
+        self.filters |= {"sum": _sum, "round": _round, "batch": _batch}
         self.filters = {name: self._watched(self.filters[name]) for name in FILTERS.split()}
         self.filters["_turns"], self.filters["_measured"] = self._turns, self._measured
         self.globals = {"range": _range, "namespace": self.globals["namespace"], "dict": dict}
@@ -119,6 +129,9 @@ class _Bounded(ImmutableSandboxedEnvironment):
         known = TEXT if isinstance(obj, str) else MAPPING if isinstance(obj, Mapping) else None
         jinjas = type(obj).__module__ in ("jinja2.runtime", "jinja2.utils")  # loop, namespaces, macros
         return (attr in known if known else jinjas) and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """jinja would let any text have `format`, which makes as wide a line as it is told to."""
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         __self._step()
@@ -260,6 +273,28 @@ def _replace(context: EvalContext, text: str, old: str, new: str, count: int | N
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     _check_size((str(text).count("\n") + 1) * (width if isinstance(width, int) else len(width)))
     return do_indent(str(text), width, first, blank)
+
+
+@pass_environment
+def _sum(
+    environment: Environment, items: Iterable[Any], attribute: str | int | None = None, start: float = 0
+) -> int | float:
+    """Of numbers: lists would be copied once for each."""
+    if not isinstance(start, int | float):
+        raise SecurityError("a chat template may add up numbers only")
+    total: int | float = sync_do_sum(environment, items, attribute, start)
+    return total
+
+
+def _round(value: float, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common") -> float:
+    if abs(precision) > PLACES:
+        raise TooMuch(f"it rounds to more than {PLACES} places")
+    return do_round(value, precision, method)
+
+
+def _batch(items: Iterable[Any], linecount: int, fill_with: Any = None) -> Iterator[list[Any]]:
+    _check_size(linecount)
+    return do_batch(items, linecount, fill_with)
 
 
 def _range(*bounds: int) -> range:
