@@ -17,6 +17,7 @@ pytest.importorskip("torch", reason="torch is not installed: pip install 'kbqa[t
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'kbqa[transformers]'")
 from conftest import PARROT
 from modelkit import ASKS, ENDS, SAYS, make_babbler, make_parrot
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kbqa.build import make_generator
 from kbqa.cancellation import Cancellation
@@ -147,6 +148,10 @@ TEMPLATES = {
     "{{ messages | map(attribute='content') | join('|') }}{{ ', '.join(messages | map(attribute='role')) }}"
     "{% for m in messages %}{{ shown(m.content.replace('\n', ' ')) }}{% endfor %}"
     "{% for key, value in messages[0] | dictsort %}{{ key }}={{ value | tojson }}{% endfor %}{{ '=' * 20 }}",
+    "counted": "{{ messages | map(attribute='content') | map('length') | sum }}"
+    "{{ [1, 2.5] | sum(start=1) | round(1) }}"
+    "{% for pair in messages | batch(2, 'x') %}{{ pair | length }}{% endfor %}{{ 2.25 | round(1, 'floor') }}"
+    "{{ 'Straße'.casefold() }}",
     "json": "{{ messages | tojson(indent=4) }}{{ messages[0] | tojson(separators=(',', ':'), sort_keys=true) }}"
     "{{ messages[0].items() | list | length }}{{ 'Today: ' + strftime_now('%Y') }}",
     "trained": "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
@@ -189,6 +194,32 @@ def test_a_template_that_means_harm_is_an_error_of_one_line(model, monkeypatch, 
         list(model.stream(asked()))
     assert "\n" not in str(it.value)
     assert time.monotonic() - start < 5
+
+
+class OwnTemplate(PreTrainedTokenizerFast):
+    """As Mistral's class in transformers: no jinja template, messages put by the class itself."""
+
+    def get_chat_template(self, *_, **__):
+        raise NotImplementedError
+
+    def apply_chat_template(self, conversation, add_generation_prompt=False, return_dict=True, shout="", **_):
+        text = ASKS + "|".join(message["content"] for message in conversation) + shout + SAYS * add_generation_prompt
+        made = self(text, add_special_tokens=False)
+        return made if return_dict else made["input_ids"]
+
+
+def test_a_tokenizer_that_puts_messages_itself_needs_no_template(parrot, tmp_path, monkeypatch):
+    folder = tmp_path / "own"
+    shutil.copytree(parrot, folder)
+    (folder / "chat_template.jinja").unlink()
+    own = OwnTemplate.from_pretrained(folder)
+    assert own.chat_template is None
+    monkeypatch.setattr(OwnTemplate, "added_tokens_decoder", OwnTemplate.get_chat_template)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: own)
+    generator = TransformersGenerator(folder, device="cpu", options={"shout": "!"})
+    *pieces, last = generator.stream(asked("年假"))
+    assert text_of(pieces) == PARROT
+    assert last.prompt_tokens == 2 + len("年假!".encode())
 
 
 def test_a_template_is_made_ready_once_and_used_by_many_at_once(model):

@@ -195,21 +195,33 @@ class _Model:
 
     def prompt(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
         """The messages as the model's chat template puts them, which is a program and not trusted."""
-        from kbqa.chatglm.templates import render
-
         said = [{"role": m.role, "content": _disarmed(m.content, self._controls)} for m in messages]
-        given = {"messages": said, "tools": None, "documents": None, "add_generation_prompt": True}
         try:
-            variables = {**self.tokenizer.special_tokens_map, **options, **given}
-            text = render(self.tokenizer.get_chat_template(), **variables)
+            return self._encoded(said, options)
         except Exception as error:  # it is the model's, and so is what it raises
             raise BeyondModel(f"{self._name}: its chat template refuses the messages: {one_line(error)}") from error
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _encoded(self, said: list[dict[str, str]], options: Mapping[str, Any]) -> list[int]:
+        from kbqa.chatglm.templates import render
+
+        if not self.tokenizer.chat_template:  # the program is then transformers' own, and may be trusted
+            made = self.tokenizer.apply_chat_template(
+                said, **{**options, "add_generation_prompt": True, "tokenize": True, "return_dict": True}
+            )
+        else:
+            given = {"messages": said, "tools": None, "documents": None, "add_generation_prompt": True}
+            variables = {**self.tokenizer.special_tokens_map, **options, **given}
+            text = render(self.tokenizer.get_chat_template(), **variables)
+            made = self.tokenizer(text, add_special_tokens=False)
+        ids: list[int] = made["input_ids"]
         return ids
 
     @property
     def _controls(self) -> list[str]:
-        added = self.tokenizer.added_tokens_decoder.values()
+        try:
+            added = self.tokenizer.added_tokens_decoder.values()
+        except (NotImplementedError, AttributeError):  # Mistral's class, which makes no control token of any text
+            return []
         return [token.content for token in added if token.special and len(token.content) > 1]
 
     def fits(self, ids: Sequence[int], wanted: int | None) -> bool:
@@ -326,10 +338,11 @@ class _Text:
 
 
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    if not tokenizer.chat_template:
+    inherited = type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
+    if inherited and not tokenizer.chat_template:  # Mistral's class has none, but a way of its own
         raise ModelError(
             f"generator.model {folder} has no chat template, so it is not made to answer questions; "
             "use the model's chat or instruct version"
