@@ -18,7 +18,7 @@ _NUMBER = (
     r"(\d{1,9}(?:\.\d{1,3})?|[一二三四五六七八九十百千两][零一二三四五六七八九十百千两]{0,8})"
 )
 _UNIT = (
-    r"((?:万|亿|千)?(?:个?月|个工作日|小时|公里|千米|公斤|千克|平方米|[年天日周岁元人名台套件个吨级次]|分(?!之))|%"
+    r"((?:万|亿|千)?(?:个?月|个工作日|小时|周岁|公里|千米|公斤|千克|平方米|[年天日周岁元人名台套件个吨级次]|分(?!之))|%"
     # 三十万 without a unit is money; 五十万用户, 十万分之一 and 三万英里 are not.
     r"|[万亿](?![万亿股里吨人次用户只辆条位字册份枚瓦千公平立亩英美欧日港像余多头株吨倍分]))"
 )
@@ -132,4 +132,4 @@ def _amount(number: str, unit: str | None) -> tuple[float | None, str]:
     unit = f"{unit}元" if unit in ("万", "亿") else unit or ""
     size = _SIZES.get(unit[:1], 1) if len(unit) > 1 and unit not in ("千米", "千克") else 1
     known: float | None = float(number) if number[0].isdigit() else value(number)
-    return (None if known is None else known * size), unit[1:] if size > 1 else unit
+    return (None if known is None else known * size), "岁" if unit == "周岁" else unit[1:] if size > 1 else unit
