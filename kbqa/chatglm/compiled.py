@@ -56,7 +56,7 @@ def _compiled(kernel: Any) -> Any:
     try:
         return cfunc("void(CPointer(int64))")(kernel)
     except NumbaError as error:
-        raise NotImplementedError from error
+        raise NotImplementedError(f"it cannot compile: {str(error).partition(chr(10))[0]}") from error
 
 
 @njit
