@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from kbqa.analyzer import fold
-from kbqa.numberwords import value
+from kbqa.numberwords import spelled, value
 from kbqa.sentences import sentence_spans
 from kbqa.types import CELL_SEPARATOR, Chunk
 
@@ -48,21 +48,16 @@ def spellings(label: str) -> Iterator[str]:
     """How documents write a label of `label_of`: 附表1, 附表 1, 附表一, ..."""
     parts = _PARTS.fullmatch(label)
     kind, number = (parts[1], parts[2]) if parts else (label, "")
-    for way in dict.fromkeys([number, number.upper(), *_spelled(number)]):
+    for way in dict.fromkeys([number, number.upper(), *_written(number)]):
         for gap in ("", " "):
             yield f"{kind}{gap}{way}"
 
 
-def _spelled(number: str) -> Iterator[str]:
+def _written(number: str) -> Iterator[str]:
     yield number.replace("-", "－")
     yield number.translate(str.maketrans("0123456789", "０１２３４５６７８９"))
     if number.isdecimal() and 0 < int(number) < 100:
-        tens, ones = divmod(int(number), 10)
-        yield (
-            ("" if tens < 2 else "零一二三四五六七八九"[tens])
-            + "十" * (tens > 0)
-            + "零一二三四五六七八九"[ones].strip("零")
-        )
+        yield spelled(int(number))
 
 
 def _normal(label: str) -> str:

@@ -171,40 +171,38 @@ def _nothing() -> Any:
     return ir.Constant(ir.IntType(8).as_pointer(), None)
 
 
-@lru_cache
-def everywhere(element: Any, count: int) -> Any:
-    """An operation (address, stride): each row is filled with the one number at its address, `stride` bytes apart."""
+def _reading(element: Any, count: int, read: Callable[[ir.IRBuilder, Any, int, Rows], Any]) -> Any:
+    """An operation (address, stride): each row is what `read` takes from its address, `stride` bytes apart."""
     kind = Rows(ir.VectorType(element, 16), count)
 
     @_operation
     def operation(context: Any, address: Any, stride: Any) -> Any:
         def build(target: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-            def filled(row: int) -> Any:
-                return _all(builder, builder.load(_row_at(builder, values, row, element), align=4))
-
-            return _each(builder, kind, filled)
+            return _each(builder, kind, lambda row: read(builder, values, row, kind))
 
         return kind(types.int64, types.int64), build
 
     return operation
+
+
+@lru_cache
+def everywhere(element: Any, count: int) -> Any:
+    """An operation (address, stride): each row is filled with the one number at its address, `stride` bytes apart."""
+
+    def filled(builder: ir.IRBuilder, place: Any, row: int, kind: Rows) -> Any:
+        return _all(builder, builder.load(_row_at(builder, place, row, element), align=4))
+
+    return _reading(element, count, filled)
 
 
 @lru_cache
 def loading(element: Any, count: int) -> Any:
     """An operation (address, stride): each row is the sixteen numbers at its address, `stride` bytes apart."""
-    kind = Rows(ir.VectorType(element, 16), count)
 
-    @_operation
-    def operation(context: Any, address: Any, stride: Any) -> Any:
-        def build(target: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-            def loaded(row: int) -> Any:
-                return builder.load(_row_at(builder, values, row, kind.vector), align=4)
+    def loaded(builder: ir.IRBuilder, place: Any, row: int, kind: Rows) -> Any:
+        return builder.load(_row_at(builder, place, row, kind.vector), align=4)
 
-            return _each(builder, kind, loaded)
-
-        return kind(types.int64, types.int64), build
-
-    return operation
+    return _reading(element, count, loaded)
 
 
 @_operation

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from kbqa.numberwords import DIGITS, MYRIADS, VALUES, value
+from kbqa.numberwords import DIGITS, MYRIADS, VALUES, spelled, value
 
 __all__ = ["spellings"]
 
@@ -45,13 +45,13 @@ def _all(question: str) -> Iterator[tuple[str, list[str]]]:
         if 1 <= int(month) <= 12:
             yield found[0], [f"{year}年{int(month)}月" + (f"{int(day)}日" if day else "")]
     for found in _YEAR.finditer(question):
-        spelled = "".join(DIGITS[int(digit)] for digit in found[1])
-        yield found[0], [f"{spelled}年", f"{spelled.replace('零', '〇')}年"]
+        digits = "".join(DIGITS[int(digit)] for digit in found[1])
+        yield found[0], [f"{digits}年", f"{digits.replace('零', '〇')}年"]
     for found in _SPELLED_YEAR.finditer(question):
         yield found[0], ["".join(str(VALUES[digit]) for digit in found[1]) + "年"]
     for found in _PERCENT.finditer(question):
         fraction = "点" + "".join(DIGITS[int(digit)] for digit in found[2]) if found[2] else ""
-        yield found[0], [f"百分之{_spelled(int(found[1]))}{fraction}"]
+        yield found[0], [f"百分之{spelled(int(found[1]))}{fraction}"]
     for found in _SPELLED_PERCENT.finditer(question):
         number = value(found[1])
         if number is not None:
@@ -73,30 +73,7 @@ def _amounts(number: int, unit: str) -> Iterator[str]:
     for name, size in MYRIADS.items():
         if number and number % (size // 10) == 0 and number >= size:
             yield f"{number / size:.10g}{name}{unit}"
-    spelled = _spelled(number)
-    if spelled.startswith("二") and spelled[1:2] in ("", "千", "万", "亿", "百"):
-        yield f"两{spelled[1:]}{unit}"
-    yield f"{spelled}{unit}"
-
-
-def _spelled(number: int) -> str:
-    """一百零五 for 105; below 10 ** 16."""
-    if number == 0:
-        return "零"
-    spelled, rest = "", number
-    for name, size in (("亿", 10**8), ("万", 10**4), ("", 1)):
-        part, rest = divmod(rest, size)
-        if part:
-            gap = "零" if spelled and part < 1000 else ""
-            spelled += gap + (_spelled(part) if part >= 10**4 else _below_ten_thousand(part)) + name
-    return spelled.removeprefix("一") if spelled.startswith("一十") else spelled
-
-
-def _below_ten_thousand(number: int) -> str:
-    spelled, gap = "", False
-    for name, size in (("千", 1000), ("百", 100), ("十", 10), ("", 1)):
-        digit = number // size % 10
-        if digit:
-            spelled += ("零" if gap and spelled else "") + DIGITS[digit] + name
-        gap = not digit
-    return spelled
+    words = spelled(number)
+    if words.startswith("二") and words[1:2] in ("", "千", "万", "亿", "百"):
+        yield f"两{words[1:]}{unit}"
+    yield f"{words}{unit}"
