@@ -28,6 +28,7 @@ from kbqa.config import Home, ServerConfig
 from kbqa.registry import FILE, Database, KeyRing
 from kbqa.server import runner, stream
 from kbqa.server.metrics import Metrics
+from kbqa.server.serve import HUNG
 
 ROOT = Path(__file__).parents[1]
 LEAST_TO_STOP = ServerConfig().shutdown_seconds + runner.PARTING
@@ -319,8 +320,10 @@ def test_a_process_that_dies_is_replaced_and_the_log_says_so(home, tmp_path):
     with serving(home, "--workers", "2", log=said) as (main, url):
         wait_until(lambda: len(workers_of(main)) == 2, 60)
         dead = min(first := workers_of(main))
+        os.kill(int(dead), signal.SIGSTOP)
+        time.sleep(1)  # by now it has been asked whether it lives, and it dies before it can say so
         os.kill(int(dead), signal.SIGKILL)
-        wait_until(lambda: "takes its place" in said.read_text(encoding="utf-8"), 60)
+        wait_until(lambda: "takes its place" in said.read_text(encoding="utf-8"), HUNG / 2)
         (new,) = workers_of(main) - first
         assert answers(url)
     lines = [json.loads(line) for line in said.read_text(encoding="utf-8").splitlines()]

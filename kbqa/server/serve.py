@@ -157,6 +157,8 @@ class _Together(Multiprocess):
     """Says in the log which process took another's place, and why."""
 
     def keep_subprocess_alive(self) -> None:
+        for process in self.processes:
+            process.child_conn.close()  # open here as well, it would hide for HUNG seconds that one died while asked
         for old, new in self._replaced_by(super().keep_subprocess_alive):
             log.warning(f"process {old.pid} died or hung ({_end(old.exitcode)}); {new.pid} takes its place")
 
