@@ -5,6 +5,8 @@
     python scripts/bench_glm_gpu.py --kind int4 --turns 0           # one row, without the 500 turns
     python scripts/bench_glm_gpu.py --device cpu --shape tiny       # only to see that it runs
 
+"int8 torch" and "int4 Triton" are the kernels that kbqa does not choose by itself, to compare.
+
 Decoding is timed for 1, 8 and 32 sequences behind 128 tokens; "floor" is the share of the GPU's memory speed, which is
 measured with a copy in the same run. Each fast layer is held against the plain one first ("off by", relative). Memory
 is what torch holds at its highest for one answer with a context of 2,048 tokens, prefill of 512 included; the CUDA
@@ -30,7 +32,7 @@ from torch import nn
 from kbqa.chatglm.architecture import Architecture
 from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.engine import Ended, Engine, Job
-from kbqa.chatglm.kernels import faster
+from kbqa.chatglm.kernels import Int8, OnGpu, faster
 from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear
 from kbqa.chatglm.runner import Runner
 from kbqa.chatglm.sampling import Sampling
@@ -42,7 +44,10 @@ GLM3_6B = Architecture(
 )  # fmt: skip
 TINY = replace(GLM3_6B, layers=2, hidden=128, heads=4, head_dim=32, inner=192, vocabulary=1024, rotary=16)
 SHAPES = {"6b": GLM3_6B, "tiny": TINY}
-KINDS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.bfloat16, "int4": torch.bfloat16}
+KINDS = {"float16": torch.float16, "bfloat16": torch.bfloat16} | dict.fromkeys(
+    ("int8", "int8 torch", "int4", "int4 Triton"), torch.float16
+)
+PEERS = {"int8 torch": Int8, "int4 Triton": OnGpu}  # kernels that kbqa would not choose
 BATCHES, PROMPT, READ, CONTEXT, STEPS = (1, 8, 32), 128, 512, 2048, 20
 STREAMS, TOKENS, DEADLINE = 20, 128, 120.0  # users at once, what each is written, seconds that each is given
 
@@ -70,7 +75,7 @@ class Bench:
         bias = None if linear.bias is None else nn.Parameter(torch.zeros(len(weight), dtype=dtype, device=self.device))
         made: Any = linear
         if kind.startswith("int"):
-            made = GroupedLinear(linear) if kind == "int4" else QuantizedLinear(linear, 8)
+            made = GroupedLinear(linear) if kind.startswith("int4") else QuantizedLinear(linear, 8)
             made.fill(weight)
         else:
             made.weight = nn.Parameter(weight)
@@ -85,7 +90,8 @@ class Bench:
         for parent in [module for module in decoder.modules() if any(module.children())]:
             for name, layer in list(parent.named_children()):
                 if isinstance(layer, nn.Linear):
-                    fast = faster(self.layer(layer, "plain" if name == "head" else kind, dtype), dtype)
+                    its = "plain" if name == "head" else kind
+                    fast = fast_layer(self.layer(layer, its, dtype), its, dtype)
                     kinds.add(type(fast).__name__)
                     setattr(parent, name, fast)
                 elif not any(layer.children()):
@@ -100,7 +106,7 @@ class Bench:
         dtype = KINDS[kind]
         layer: Any = self.layer(nn.Linear(self.a.hidden, self.a.hidden, device="meta", bias=False), kind, dtype)
         x = torch.randn(5, self.a.hidden, dtype=dtype, device=self.device)
-        got = faster(layer, dtype)(x).float().cpu()
+        got = fast_layer(layer, kind, dtype)(x).float().cpu()
         layer, x = layer.cpu().float(), x.float().cpu()
         wanted = layer(x)
         return float((got - wanted).abs().max() / wanted.abs().max())
@@ -179,6 +185,10 @@ class Bench:
         return torch.cuda.max_memory_allocated() if self.device == "cuda" else self.held()
 
 
+def fast_layer(layer: nn.Module, kind: str, dtype: torch.dtype) -> nn.Module:
+    return PEERS[kind](layer) if kind in PEERS else faster(layer, dtype)
+
+
 def seconds(device: str, work: Callable[[], object], count: int = 1) -> float:
     """Of one of `count` runs, the GPU's work included."""
     work()
@@ -222,6 +232,7 @@ def weights(module: nn.Module) -> list[torch.Tensor]:
     found: dict[int, torch.Tensor] = {}
     for part in module.modules():
         kept = [*vars(part).values(), *part._parameters.values(), *part._buffers.values()]
+        kept += [it for several in kept if isinstance(several, tuple) for it in several]
         found |= {id(it): it for it in kept if isinstance(it, torch.Tensor)}
     return list(found.values())
 

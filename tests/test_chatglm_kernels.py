@@ -53,7 +53,8 @@ def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def needs(kind: type[nn.Module]) -> None:
-    if not kernels._right(kind, torch.device("cpu"), torch.bfloat16):
+    bits = {Reordered: None, Compiled4: 4, Int4: 4}.get(kind, 8)
+    if not kernels._right(kind, bits, torch.device("cpu"), torch.bfloat16):
         pytest.skip(f"{kind.__name__} does not work on this processor or with this torch")
 
 

@@ -124,7 +124,8 @@ def test_compose_keeps_what_must_last_and_gives_the_service_time_to_end(compose,
     service = compose["services"][name]
     kept = {volume.split(":")[-1 if volume.count(":") == 1 else -2] for volume in service["volumes"]}
     assert {"/kbqa/knowledge", "/kbqa/vectorstore"} <= kept
-    assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (True, ["ALL"], ["/tmp"])
+    where = ["/tmp:exec"] if name == "kbqa-gpu" else ["/tmp"]
+    assert (service["read_only"], service["cap_drop"], service["tmpfs"]) == (True, ["ALL"], where)
     assert int(service["stop_grace_period"].removesuffix("s")) > LEAST_TO_STOP + 10
     assert (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     assert service["ports"] == ["${KBQA_LISTEN:-127.0.0.1:8000}:8000"]

@@ -6,9 +6,11 @@ speed of the memory. Nothing here restores a whole matrix to write a token. The 
     bfloat16   on CPUs: the matrix, reordered once for oneDNN; one row by code of ours (compiled.py)
     8, 4 bits  x86 CPUs: whole numbers, by code of ours; what comes in is rounded to 16 bits, which keeps more of it
                than bfloat16 does
-    8 bits     where that does not run, x86 CPUs: whole numbers by FBGEMM, what comes in being split into two digits of
+               CUDA GPUs: by code of ours as well (gpu.py), with what comes in as it is; where 4 bits have groups, by
+               torch's int4 kernel, in bfloat16, if the GPU has it
+    8 bits     where none of that runs, x86 CPUs: whole numbers by FBGEMM, what comes in being split into two digits of
                8 bits. Elsewhere: torch's int8 kernel, in bfloat16
-    4 bits     where that does not run: torch's int4 kernels, in bfloat16; on CPUs, many rows at once get the matrix
+    4 bits     where none of that runs: torch's int4 kernels, in bfloat16; on CPUs, many rows at once get the matrix
                restored block by block
 
 A row's published scale multiplies what comes out, in float32, so that it is never rounded. Before a kernel is used it
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,6 +32,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from kbqa.chatglm.quantization import Bits, GroupedLinear, QuantizedLinear, unpack
@@ -58,7 +62,7 @@ def faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
     if not isinstance(layer, Layer):
         return layer
     for kind in _kinds(layer, dtype):
-        if _right(kind, layer.weight.device, dtype) and (made := _made(kind, layer)):
+        if _right(kind, getattr(layer, "bits", None), layer.weight.device, dtype) and (made := _made(kind, layer)):
             _give_back()
             return made
     return layer
@@ -74,7 +78,9 @@ def _kinds(layer: Layer, dtype: torch.dtype) -> tuple[Callable[[Any], _Fast], ..
     """The better one first."""
     if isinstance(layer, nn.Linear):
         return (Reordered,) if dtype == torch.bfloat16 else ()
-    return (Compiled4, Int4) if layer.bits == 4 else (Compiled8, TwoDigits, Int8)
+    if layer.bits == 8:
+        return (Compiled8, OnGpu, TwoDigits, Int8)
+    return (Compiled4, Int4, OnGpu) if isinstance(layer, GroupedLinear) else (Compiled4, OnGpu, Int4)
 
 
 def _made(kind: Callable[[Any], _Fast], layer: Layer) -> nn.Module | None:
@@ -88,7 +94,7 @@ def _made(kind: Callable[[Any], _Fast], layer: Layer) -> nn.Module | None:
 
 
 @lru_cache
-def _right(kind: Callable[[Any], _Fast], device: torch.device, dtype: torch.dtype) -> bool:
+def _right(kind: Callable[[Any], _Fast], bits: Bits | None, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel gets a product right, with the largest weights and sums that its integers must bear."""
     rows, columns = 192, 256
     generator = torch.Generator().manual_seed(0)
@@ -97,14 +103,14 @@ def _right(kind: Callable[[Any], _Fast], device: torch.device, dtype: torch.dtyp
     linear = nn.Linear(columns, rows, bias=False, dtype=dtype, device=device).requires_grad_(False)
     linear.weight.copy_(weight)
     layer: Layer = linear
-    if kind is not Reordered:
-        layer = QuantizedLinear(linear, 4 if kind in (Compiled4, Int4) else 8)
+    if bits:
+        layer = QuantizedLinear(linear, bits)
         layer.fill(linear.weight)
     try:
         made = _made(kind, layer)
         if made is None:
             return False
-        for count in (1, 3, MANY):
+        for count in (1, 3, MANY, MANY + 1):
             x = torch.randn(count, columns, generator=generator)
             x[0] = x[0].sign()
             x = x.to(device, dtype)
@@ -134,6 +140,26 @@ def _compiled() -> Any:
         )
         return None
     return compiled
+
+
+@lru_cache
+def _triton(device: torch.device) -> Any:
+    """The same for our products on GPUs, which need Triton."""
+    if find_spec("triton") is None:
+        return None
+    try:
+        from kbqa.chatglm import gpu
+
+        gpu.try_out(device)
+    except Exception as error:  # noqa: BLE001  (what Triton needs may be missing in as many ways)
+        log.warning(
+            "Triton does not work on %s, so models of 4 or 8 bits take slower code there (%s); it needs a C compiler "
+            "and Python's headers: apt install gcc libc6-dev python3-dev, or what your system calls them",
+            device,
+            one_line(error),
+        )
+        return None
+    return gpu
 
 
 class _Fast(nn.Module):
@@ -237,6 +263,29 @@ def _by_group(layer: QuantizedLinear | GroupedLinear) -> tuple[int, Tensor, Tens
         raise NotImplementedError
     scale = torch.ones(rows, columns // group, dtype=torch.bfloat16, device=layer.weight.device)
     return group, scale, torch.zeros_like(scale), layer.scale.float()
+
+
+class OnGpu(_Fast):
+    """Weights of 4 or 8 bits on a CUDA GPU, packed as they were. What comes in keeps its type."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        device, zero = layer.weight.device, getattr(layer, "zero", None)
+        if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":  # which is for tests, and very slow
+            raise NotImplementedError
+        gpu = _triton(device)
+        if gpu is None or (zero is not None and layer.group not in (16, 32, 64, 128, 256)):
+            raise NotImplementedError
+        self.few, self.several = (1, 64) if gpu.has_tensor_cores(device) else (8, 8)
+        self.weight = gpu.Packed(layer.weight, layer.bits, layer.scale, zero, layer.bias)
+        self.by_sums, self.by_tiles, self.restored = gpu.by_sums, gpu.by_tiles, gpu.restored
+
+    def _product(self, rows: Tensor) -> Tensor:
+        if len(rows) <= self.few:
+            return self.by_sums(rows, self.weight)
+        if len(rows) <= self.several:
+            return self.by_tiles(rows, self.weight)
+        return F.linear(rows, self.restored(self.weight, rows.dtype), self.bias)
 
 
 class TwoDigits(_Fast):
