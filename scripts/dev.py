@@ -148,6 +148,7 @@ def run(command: list, shown: str = "", check: bool = True) -> int:
         say(f"$ {shown}")
     environment = {**os.environ, "PYTHONUTF8": "1"}  # Windows code pages cannot print Chinese file names
     environment.pop("KBQA_HOME", None)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every program that a test starts would compile kbqa anew
     return subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, check=check).returncode
 
 

@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import socket
@@ -7,6 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+# What takes longest, the longest first: a file that nobody else could share would otherwise be the last to end.
+LONG = (
+    *("server_documents", "page", "tuning_train", "cli", "store_crash", "server_hostile", "chatglm_gpu", "sandbox"),
+    *("tuning_promote", "evaluation", "operation", "chatglm", "readers_pdf", "airgap", "server", "chatglm_kernels"),
+    *("openapi", "injection", "ingest", "server_mcp", "generators_openai", "generators_chatglm", "server_dify"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}": at for at, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish():
+    """What is there by now stays to the end. To look through it takes a second, and transformers wants that done
+    whenever it has trained."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
