@@ -271,7 +271,8 @@ class GenerationRequest:
     instead of writing needs them, a language model does not look at them; so are `weights`, how telling each of the
     question's words is in this base (its inverse document frequency). Sampling values that are None are the
     generator's own defaults; temperature 0 is greedy. `deadline` is in seconds of `time.monotonic()`. `cancellation`
-    stops the work from another thread, wherever it is: `stream` then raises Cancelled.
+    stops the work from another thread, wherever it is: `stream` then raises Cancelled. `owner` is who asks, as far as
+    it is known: what a model has read for one must not make it faster for another, who could so find out what it was.
     """
 
     messages: tuple[Message, ...]
@@ -289,6 +290,7 @@ class GenerationRequest:
     response_schema: Mapping[str, Any] | None = None
     adapter: str | None = None
     deadline: float | None = None
+    owner: str | None = None
     cancellation: Cancellation = field(default_factory=Cancellation, repr=False, compare=False)
 
     def __post_init__(self) -> None:

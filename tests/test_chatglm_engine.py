@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from kbqa.cancellation import Cancellation  # noqa: E402
 from kbqa.chatglm.architecture import Architecture  # noqa: E402
 from kbqa.chatglm.decoder import Decoder  # noqa: E402
 from kbqa.chatglm.engine import Ended, Engine, Job  # noqa: E402
+from kbqa.chatglm.lora import Lora, adapt  # noqa: E402
 from kbqa.chatglm.runner import Runner  # noqa: E402
 from kbqa.chatglm.sampling import Chooser, Sampling  # noqa: E402
 from kbqa.errors import Cancelled, GeneratorBusy, GeneratorError, ModelError  # noqa: E402
@@ -135,6 +137,105 @@ def test_twelve_users_at_once_get_what_each_would_get_alone(decoder):
     ]
     with engine_of(decoder, slots=3) as engine:
         assert at_once(engine, jobs) == [alone(decoder, job) for job in jobs]
+
+
+@contextmanager
+def tokens_read(decoder: Decoder):
+    """Counts the tokens that are given to the decoder."""
+    counted = []
+    hook = decoder.register_forward_pre_hook(lambda module, given: counted.append(given[0].shape[1]))
+    try:
+        yield counted
+    finally:
+        hook.remove()
+
+
+def follow_up(decoder: Decoder, job: Job, said: list[int], *ids: int) -> Job:
+    return replace(job, ids=prompt(decoder, *job.ids, *said, *ids))
+
+
+LONG = [3 + at * 7 % 80 for at in range(40)]
+
+
+def test_of_a_conversation_only_what_is_new_is_read(decoder):
+    first = Job(prompt(decoder, *LONG), GREEDY, 8, frozenset())
+    with engine_of(decoder, slots=2) as engine, tokens_read(decoder) as read:
+        said = all_of(engine, first)
+        second = follow_up(decoder, first, said, 5, 6, 7)
+        del read[:]
+        again = all_of(engine, second)
+        new = len(second.ids) if decoder.architecture.is_v1 else 4  # of what was said the last token was never read
+        assert read == [new] + [1] * 7
+        assert again == alone(decoder, second)
+        if not decoder.architecture.is_v1:
+            del read[:]
+            assert all_of(engine, second) == again  # asked once more
+            assert read[0] == 1
+
+
+def test_what_was_read_for_one_owner_prefix_or_adapter_is_read_again_for_another():
+    decoder = decoder_of(V2)
+    adapt(decoder)
+    prefix = prefix_of(V2, 1, tokens=30)
+    lora = Lora({"blocks.0.down": (torch.ones(1, V2.inner), 9 * torch.ones(V2.hidden, 1))})
+    job = Job(LONG, GREEDY, 4, frozenset(), owner="甲")
+    others = [replace(job, owner="乙"), replace(job, prefix=prefix), replace(job, lora=lora)]
+    others += [replace(it, prefix=prefix_of(V2, 2)) for it in others[1:2]]
+    with engine_of(decoder, slots=6) as engine, tokens_read(decoder) as read:
+        answers = [all_of(engine, it) for it in (job, *others)]
+        assert [count for count in read if count > 1] == [len(LONG)] * 5
+        del read[:]
+        assert [all_of(engine, it) for it in (job, *others)] == answers
+        assert max(read) == 1
+        assert len({tuple(it) for it in answers}) == 4  # one does not show who asks
+
+
+def test_a_beginning_that_all_have_is_read_once_and_nobodys_conversation_is_lost_by_it():
+    decoder = decoder_of(V2)
+    jobs = [Job([*LONG, *range(10 * number, 10 * number + 30)], GREEDY, 6, frozenset()) for number in range(3)]
+    with engine_of(decoder, slots=4) as engine, tokens_read(decoder) as read:
+        answers = [all_of(engine, job) for job in jobs]
+        assert [count for count in read if count > 1] == [70, 30, 30]
+        assert answers == [alone(decoder, job) for job in jobs]
+        further = [follow_up(decoder, job, said, 9, 8) for job, said in zip(jobs, answers, strict=True)]
+        wanted = [alone(decoder, job) for job in further]
+        del read[:]
+        assert at_once(engine, further) == wanted
+        assert max(read) == 3
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_whoever_asks_on_and_whoever_leaves_gets_what_a_fresh_engine_would_give(decoder, slots):
+    """Conversations that branch, some given up while they are read or written, others behind prefixes."""
+    draw = random.Random(5)
+    prefixes = [None, prefix_of(decoder.architecture, 3)]
+    jobs = [Job(prompt(decoder, *LONG[:20]), GREEDY, 6, STOPS)]
+    with engine_of(decoder, slots=slots) as engine:
+        for _ in range(40):
+            before = draw.choice(jobs[-6:])
+            if draw.random() < 0.3:
+                with closing(engine.write(before)) as ids:
+                    for _ in range(draw.randrange(3)):
+                        next(ids, None)
+                continue
+            said = all_of(engine, before)
+            assert said == alone(decoder, before)
+            new = [draw.randrange(3, 80) for _ in range(draw.randrange(1, 25))]
+            if len(before.ids) + len(said) + len(new) < CONTEXT - 20:
+                jobs.append(replace(follow_up(decoder, before, said, *new), prefix=draw.choice(prefixes)))
+
+
+def test_what_broke_off_leaves_nothing_that_is_used_again():
+    decoder = decoder_of(V2)
+    job = Job(LONG, GREEDY, 6, frozenset())
+    with engine_of(decoder, slots=1) as engine:
+        decoder.head.weight[5].fill_(float("nan"))
+        with pytest.raises(GeneratorError, match="not finite"):
+            all_of(engine, job)
+        torch.nn.init.normal_(decoder.head.weight[5], std=0.3)
+        with tokens_read(decoder) as read:
+            assert all_of(engine, job) == alone(decoder, job)
+        assert read[0] == len(LONG)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])

@@ -48,13 +48,19 @@ class Cache:
             self.keys[layer][slot, :, :tokens] = keys
             self.values[layer][slot, :, :tokens] = values
 
-    def clear(self, slot: int, columns: int) -> None:
-        """Forgets what may be no numbers in the first `columns`: even where nothing looks, they would spoil a sum.
+    def copy(self, source: int, target: int, columns: int) -> None:
+        """The first `columns` of one slot to another."""
+        for it in (*self.keys, *self.values):
+            it[target, :, :columns] = it[source, :, :columns]
+
+    def clear(self, slot: int, columns: int, first: int = 0) -> None:
+        """Forgets what may be no numbers in the first `columns`, but for the `first` ones: even where nothing looks,
+        they would spoil a sum.
 
         And in the last one, where idle slots get their dummies. No more: memory that nothing has touched yet stays so.
         """
         for it in (*self.keys, *self.values):
-            it[slot, :, :columns].zero_()
+            it[slot, :, first:columns].zero_()
             it[slot, :, -1].zero_()
 
 

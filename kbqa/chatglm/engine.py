@@ -2,8 +2,9 @@
 
 A request waits in a bounded queue, first come first served, until one of the cache's slots is free. Its prompt is read
 in parts, one between two steps of the others, so that a long prompt does not stop them (ChatGLM-6B's must be read
-whole). What goes wrong with one request, or takes too long, ends that request alone. Whoever closes its iterator, or
-cancels it from another thread, gives its place back at once: in the queue, and while its prompt is read.
+whole), and what stands in the cache from an earlier answer is not read again. What goes wrong with one request, or
+takes too long, ends that request alone. Whoever closes its iterator, or cancels it from another thread, gives its place
+back at once: in the queue, and while its prompt is read.
 
 Knows ids, not text.
 """
@@ -28,6 +29,7 @@ from kbqa.chatglm.decoder import Decoder
 from kbqa.chatglm.lora import Lora
 from kbqa.chatglm.runner import CHUNK, Runner, Sequence, check_ids
 from kbqa.chatglm.sampling import Chooser, Rules, Sampling
+from kbqa.chatglm.slots import Content, Slots
 from kbqa.errors import BeyondModel, Cancelled, GeneratorBusy, GeneratorError, ModelError
 from kbqa.importing import is_out_of_memory
 
@@ -49,6 +51,7 @@ class Job:
     lora: Lora | None = None
     deadline: float | None = None  # of time.monotonic()
     rules: Rules | None = None  # of what may be said, for this one job
+    owner: str | None = None  # what was read for one is not used again for another
     cancellation: Cancellation = field(default_factory=Cancellation)
 
 
@@ -110,7 +113,7 @@ class Engine:
                 "each; lower generator.slots or generator.context"
             ) from error
         self._queue: deque[_Ticket] = deque()
-        self._free = list(range(slots))
+        self._slots = Slots(self._runner.cache, shares=not decoder.architecture.is_v1)
         self._running: list[_Ticket] = []  # in the order in which they came
         self._changed = threading.Condition()
         self._closed = False
@@ -162,7 +165,7 @@ class Engine:
             if self._closed:
                 raise GeneratorError("the model is shutting down")
             waiting = len(self._queue)
-            free = len(self._free) + sum(it.cancelled for it in self._running)  # given back at the next step
+            free = len(self._slots.free) + sum(it.cancelled for it in self._running)  # given back at the next step
             if waiting >= self.waiting + free:
                 raise GeneratorBusy(f"{waiting} questions are waiting already; try again in a few seconds")
             self._queue.append(ticket)
@@ -218,17 +221,21 @@ class Engine:
             self._write(writing)
 
     def _admit(self) -> None:
-        """The first that wait get the free slots, the lowest first: slots in use stay close together."""
-        while self._queue and self._free:
+        """The first that wait get the free slots."""
+        while self._queue and self._slots.free:
             ticket = self._queue.popleft()
-            slot = min(self._free)
+            job = ticket.job
+            running = {its.slot: content for its, content in map(_content, self._running)}
+            slot = None
             try:
-                ticket.sequence = self._runner.begin(slot, ticket.job.ids, ticket.job.prefix, ticket.job.lora)
-                ticket.chooser = Chooser(ticket.job.sampling, ticket.job.ids, self._runner.device, ticket.job.rules)
+                slot, known = self._slots.take(Content(job.ids, job.prefix, job.lora, job.owner), running)
+                ticket.sequence = self._runner.begin(slot, job.ids, job.prefix, job.lora, known)
+                ticket.chooser = Chooser(job.sampling, job.ids, self._runner.device, job.rules)
             except Exception as error:  # noqa: BLE001  (it is in no list any more: only this can tell who waits for it)
+                if slot is not None:
+                    self._slots.give_back(slot, None)
                 self._end(ticket, _foreign(error))
                 continue
-            self._free.remove(slot)
             self._running.append(ticket)
 
     def _sweep(self) -> None:
@@ -281,15 +288,24 @@ class Engine:
     def _end(self, ticket: _Ticket, last: Ended | Exception | None) -> None:
         if ticket in self._running:
             self._running.remove(ticket)
-            assert ticket.sequence is not None
-            if not isinstance(last, Ended):  # a value that is no number would spoil whoever comes next
-                self._runner.cache.clear(ticket.sequence.slot, ticket.sequence.touched)
-            self._free.append(ticket.sequence.slot)
+            sequence, left = _content(ticket)
+            good = last is None or isinstance(last, Ended)  # else there may be what is no number, and spoil what comes
+            if not isinstance(last, Ended):  # a step that broke off may have left such, too
+                self._runner.cache.clear(sequence.slot, sequence.touched, sequence.filled if good else 0)
+            fits = sequence.filled < self._runner.cache.capacity  # idle slots get dummies in the last column
+            self._slots.give_back(sequence.slot, left if good and fits else None)
         elif ticket in self._queue:
             self._queue.remove(ticket)
         ticket.sequence = ticket.chooser = None
         if last is not None:
             ticket.out.put(last)
+
+
+def _content(ticket: _Ticket) -> tuple[Sequence, Content]:
+    sequence, job = ticket.sequence, ticket.job
+    assert sequence is not None
+    ids = [*sequence.ids, *sequence.written][: sequence.filled - sequence.prefix]
+    return sequence, Content(ids, job.prefix, job.lora, job.owner)
 
 
 def _late() -> GeneratorError:

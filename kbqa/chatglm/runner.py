@@ -60,10 +60,13 @@ class Runner:
         self.cache = Cache(decoder.architecture, slots, capacity, decoder.dtype, self.device)
         self._steps = Steps(decoder, self.cache) if graphs else None
 
-    def begin(self, slot: int, ids: Many[int], prefix: Tensor | None = None, lora: Lora | None = None) -> Sequence:
+    def begin(
+        self, slot: int, ids: Many[int], prefix: Tensor | None = None, lora: Lora | None = None, known: int = 0
+    ) -> Sequence:
         """Takes the slot for a prompt, behind a P-Tuning prefix (layers, 2, G, tokens, D). Nothing is read yet.
 
-        What is read and written there is computed with `lora`, for which the decoder must have been made ready.
+        What is read and written there is computed with `lora`, for which the decoder must have been made ready. The
+        `known` first tokens, not all, were read before, with both: they and the prefix stand in the slot.
 
         ModelError when the prompt is empty, holds ids that the model does not have, or does not fit.
         """
@@ -73,10 +76,10 @@ class Runner:
         if length + len(ids) > self.cache.capacity:
             raise ModelError(f"the prompt has {len(ids)} tokens; {self.cache.capacity - length} are left for it")
         placed = positions(a, ids)
-        if prefix is not None:
+        if prefix is not None and not known:
             self.cache.seed(slot, prefix)
         context = length + context_length(a, ids)
-        return Sequence(slot, ids, placed, context, filled=length, prefix=length, lora=lora)
+        return Sequence(slot, ids, placed, context, filled=length + known, prefix=length, lora=lora)
 
     @torch.inference_mode()
     def read(self, sequence: Sequence, most: int = CHUNK, check: Callable[[], None] | None = None) -> Tensor | None:

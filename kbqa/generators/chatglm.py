@@ -112,6 +112,7 @@ class ChatGLMGenerator:
             lora=lora,
             deadline=request.deadline,
             cancellation=request.cancellation,
+            owner=request.owner,
             rules=None if request.response_schema is None else model.constraint(request.response_schema),
         )
         text = _Text(model, request)

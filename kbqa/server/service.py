@@ -272,7 +272,8 @@ class Service:
         trace.base = base
 
         def make(given_up: Cancellation) -> Iterator[Part]:
-            parts = self._answer(trace, base, question, history, {**(options or {}), "cancellation": given_up})
+            its = {**(options or {}), "cancellation": given_up, "owner": trace.who}
+            parts = self._answer(trace, base, question, history, its)
             return parts if through is None else through(parts, given_up)
 
         return await self._feed(make)
@@ -323,7 +324,8 @@ class Service:
 
     async def write(self, trace: Trace, request: GenerationRequest) -> Feed[Piece | Written]:
         """What the generator says without documents, all of it once more at the end. Whoever asked for it closes it."""
-        return await self._feed(lambda given_up: self._write(trace, replace(request, cancellation=given_up)))
+        owned = replace(request, owner=trace.who)
+        return await self._feed(lambda given_up: self._write(trace, replace(owned, cancellation=given_up)))
 
     def _write(self, trace: Trace, request: GenerationRequest) -> Iterator[Piece | Written]:
         start, outcome, said = time.perf_counter(), "cancelled", list[Piece]()
