@@ -26,32 +26,40 @@ from triton.compiler import ASTSource
 
 from kbqa.chatglm import gpu, kernels, load_chatglm
 from kbqa.chatglm.decoder import Decoder
-from kbqa.chatglm.kernels import Int4, OnGpu, speed_up
+from kbqa.chatglm.kernels import OnGpu, speed_up
 from kbqa.chatglm.lora import Lora, adapt
 from kbqa.chatglm.quantization import GroupedLinear, QuantizedLinear
 from kbqa.chatglm.runner import Runner
 from kbqa.chatglm.tiny import Shape, make_tiny
 
-KINDS = {"int8": (QuantizedLinear, 8), "int4": (QuantizedLinear, 4), "grouped int4": (GroupedLinear, 4)}
-SIZES = ((544, 37), (96, 16))  # columns and rows; none fits the tiles
+KINDS = {
+    "int8": partial(QuantizedLinear, bits=8),
+    "int4": partial(QuantizedLinear, bits=4),
+    "int4 by 32": partial(GroupedLinear, group=32),
+    "int4 by 128": partial(GroupedLinear, group=128),
+}
+GROUPS = {"int4 by 32": 32, "int4 by 128": 128}
+SIZES = ((544, 37), (1152, 16))  # columns and rows; none fits the tiles
 
 
 def numbers() -> Iterator[tuple[str, float]]:
     """The largest error of a row, relative to the row, and that of restored weights to the largest of them."""
     torch.manual_seed(0)
     for columns, rows in SIZES:
-        for name, (kind, bits) in KINDS.items():
-            layer = kind(nn.Linear(columns, rows), bits)
+        for name, kind in KINDS.items():
+            if columns % GROUPS.get(name, 1):
+                continue
+            layer = kind(nn.Linear(columns, rows))
             layer.fill(torch.randn(rows, columns) * 0.02)
             layer.requires_grad_(False)
             bias, exact = layer.bias, layer(torch.eye(columns)).sub(layer.bias).T
             for dtype in (torch.float32, torch.float16):
-                of = f"{name} {rows} x {columns} {str(dtype).removeprefix('torch.')}"
                 layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
                 fast = OnGpu(layer)
+                of = f"{name} {rows} x {columns} {str(dtype).removeprefix('torch.')}"
                 weights = gpu.restored(fast.weight, dtype).float()
                 yield f"restored {of}", float((weights - exact).abs().max() / exact.abs().max())
-                for count in (1, 3, 17, 65):
+                for count in (1, 3, 17, 33, 65):
                     yield f"{count} by {of}", off(fast, exact.T, bias, torch.randn(count, columns).to(dtype))
 
 
@@ -62,37 +70,28 @@ def off(fast: OnGpu, matrix: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) 
 
 
 def compiled(gpus: list[str]) -> Iterator[tuple[str, dict[str, int]]]:
-    """Bytes that a thread keeps outside of its registers, and instructions for tensor cores."""
-    tiles = [
-        ("_tiles", {"TOKENS": tokens, "ROWS": rows, "COLUMNS": columns, "num_stages": stages})
-        for tokens, (rows, columns, stages) in gpu.TILES.items()
-    ]
-    others = [("_sums", {"ROWS": 4, "COLUMNS": 512}), ("_restore", {"ROWS": 8, "COLUMNS": 512})]
+    """Bytes that a thread keeps outside of its registers, bytes that threads share, instructions for tensor cores."""
+    tiles = [(gpu._tiles, {"TOKENS": tokens, **sizes}) for tokens, sizes in gpu.TILES.items()]
+    others = [(gpu._sums, gpu.SUMS), (gpu._restore, gpu.RESTORE)]
     for number in map(int, gpus):
         for kernel, sizes in others if number < 80 else [*others, *tiles]:
-            for name, (kind, bits) in KINDS.items():
-                made = build(kernel, number, bits, 32 if kind is GroupedLinear else 0, dict(sizes))
-                yield f"{kernel} {sizes.get('TOKENS', '')} {name} sm_{number}", made
+            for name, bits, group in (("int8", 8, 0), ("int4", 4, 0), ("int4 by 32", 4, 32)):
+                made = build(kernel, number, bits, group, dict(sizes))
+                yield f"{kernel.__name__} {sizes.get('TOKENS', '')} {name} sm_{number}", made
 
 
-def build(kernel: str, number: int, bits: int, group: int, sizes: dict[str, int]) -> dict[str, int]:
-    dtype = "bf16" if number > 80 else "fp16"  # older ones know no other; on newer ones bfloat16 is as fast
-    scales = "*bf16" if group else "*fp16"
-    kinds = {
-        "x": f"*{dtype}",
-        "weight": "*i8",
-        "scale": scales,
-        "zero": scales,
-        "bias": f"*{dtype}",
-        "out": f"*{dtype}",
-    }
-    kinds |= dict.fromkeys(("tokens", "rows", "columns"), "i32")
-    stages = sizes.pop("num_stages", 3)
+def build(kernel: triton.JITFunction, number: int, bits: int, group: int, sizes: dict[str, int]) -> dict[str, int]:
+    dtype, scales = "*bf16" if number > 80 else "*fp16", "*bf16" if group else "*fp16"
     known = {"BITS": bits, "GROUP": group, "BIAS": True, **sizes}
-    whole = {(place,): [["tt.divisibility", 16]] for place in (0, 1, 2, 3, 4, 5, 7, 8)}
-    source = ASTSource(getattr(gpu, kernel), kinds | dict.fromkeys(known, "constexpr"), known, whole)
-    made = triton.compile(source, GPUTarget("cuda", number, 32), {"num_warps": 4, "num_stages": stages})
-    return {"spilled": spilled(made.asm["cubin"]), "tensor": len(re.findall(r"\bw?g?mma\.", made.asm["ptx"]))}
+    kinds = dict.fromkeys(("x", "bias", "out"), dtype) | dict.fromkeys(("scale", "zero"), scales) | {"weight": "*i8"}
+    kinds |= dict.fromkeys(("tokens", "rows", "packed"), "i32") | dict.fromkeys(known, "constexpr")
+    signature = {name: kinds[name] for name in kernel.arg_names}
+    whole = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(signature) if name not in ("tokens", *known)}
+    source = ASTSource(kernel, signature, {name: known[name] for name in signature if name in known}, whole)
+    options = {"num_warps": 4, "num_stages": sizes.get("num_stages", 3)}
+    made = triton.compile(source, GPUTarget("cuda", number, 32), options)
+    tensor = len(re.findall(r"\bw?g?mma\.|tcgen05\.mma", made.asm["ptx"]))
+    return {"spilled": spilled(made.asm["cubin"]), "shared": made.metadata.shared, "tensor": tensor}
 
 
 def spilled(code: bytes) -> int:
@@ -111,7 +110,7 @@ def places() -> Iterator[tuple[str, str]]:
         for family in ("chatglm", "chatglm2", "chatglm3", "glm4"):
             folder = Path(made) / family
             make_tiny(family, folder, Shape(hidden=128))
-            for kind, layer in {"float16": nn.Linear, "int8": OnGpu, "grouped int4": Int4}.items():
+            for kind, layer in {"float16": nn.Linear, "int8": OnGpu, "grouped int4": OnGpu}.items():
                 quantize = 8 if kind == "int8" else None
                 decoder = load_chatglm(folder, "float16", quantize=quantize, exact=True).decoder
                 if kind == "grouped int4":
@@ -130,7 +129,7 @@ def pretend_gpu() -> None:
     FakeTensorMode.may_turn_const = lambda mode, tensor: False
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
     gpu.try_out = lambda device: None
-    gpu._started = lambda kernel, grid, x, m, out, **sizes: out
+    gpu._launched = lambda kernel, grid, x, matrix, out, sizes: out
     kernels._right = lambda *given: True
 
 

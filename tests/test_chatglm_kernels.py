@@ -53,8 +53,8 @@ def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def needs(kind: type[nn.Module]) -> None:
-    bits = {Reordered: None, Compiled4: 4, Int4: 4}.get(kind, 8)
-    if not kernels._right(kind, bits, torch.device("cpu"), torch.bfloat16):
+    form = kernels._Form({Reordered: None, Compiled4: 4, Int4: 4}.get(kind, 8), 0, bias=True)
+    if not kernels._right(kind, form, torch.device("cpu"), torch.bfloat16):
         pytest.skip(f"{kind.__name__} does not work on this processor or with this torch")
 
 
@@ -130,6 +130,14 @@ def test_rows_of_another_width_are_an_error_that_names_both(kind):
         for shape in ((width,), (1, width), (3, width), (0, width), (2, 3, width)):
             with pytest.raises(RuntimeError, match=f"{width} numbers .* matrix of {COLUMNS} columns"):
                 fast(torch.zeros(shape, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", FAST)
+def test_who_would_train_on_the_fast_path_is_told_to_load_the_exact_one(kind):
+    needs(kind)
+    fast = kind(FAST[kind]())
+    with pytest.raises(RuntimeError, match="exact=True"):
+        fast(torch.ones(2, COLUMNS, requires_grad=True))
 
 
 @pytest.mark.parametrize("kind", FAST)

@@ -9,6 +9,8 @@ On other devices the same step is computed and not recorded: nothing is gained t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ class Steps:
     def __init__(self, decoder: Decoder, cache: Cache) -> None:
         self._decoder, self._cache = decoder, cache
         self._known: dict[tuple[int, int], _Step] = {}
+        # One for the memory of all, since one step runs at a time.
+        self._pool = torch.cuda.graph_pool_handle() if cache.keys[0].is_cuda else None
 
     def __call__(self, ids: list[int], at: list[int], placed: Tensor, width: int) -> Tensor:
         """(slots, vocabulary) logits for the first slots, each of which gets the id of `ids` in the column of `at`, at
@@ -34,16 +38,16 @@ class Steps:
         wide = min(-(-width // WIDTH) * WIDTH, self._cache.capacity)
         step = self._known.get((rows, wide))
         if step is None:
-            step = self._known[rows, wide] = _Step(self._decoder, self._cache, rows, wide, placed.shape[1])
+            step = self._known[rows, wide] = _Step(self._decoder, self._cache, rows, wide, placed.shape[1], self._pool)
         return step(ids, at, placed)[: len(ids)]
 
 
 class _Step:
     """The first `rows` slots, which look at the first `width` columns."""
 
-    def __init__(self, decoder: Decoder, cache: Cache, rows: int, width: int, kinds: int) -> None:
+    def __init__(self, decoder: Decoder, cache: Cache, rows: int, width: int, kinds: int, pool: Any) -> None:
         device = decoder.device
-        self._decoder, self._rows, self._idle = decoder, rows, cache.capacity - 1
+        self._decoder, self._rows, self._idle, self._pool = decoder, rows, cache.capacity - 1, pool
         self._ids = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._at = torch.zeros(rows, dtype=torch.long, device=device)
         self._placed = torch.zeros(rows, kinds, 1, dtype=torch.long, device=device)
@@ -60,7 +64,8 @@ class _Step:
         if self._ids.device.type != "cuda":
             return self._compute()
         if self._recorded is None:
-            self._recorded = self._record()
+            with torch.cuda.device(self._ids.device):  # a thread's own is the first one, wherever the model is
+                self._recorded = self._record()
         graph, logits = self._recorded
         graph.replay()
         return logits
@@ -80,6 +85,7 @@ class _Step:
                 self._compute()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # What other threads do with the GPU meanwhile, as an embedder's may, is none of its business.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = self._compute()
         return graph, logits

@@ -1,20 +1,21 @@
 """Linear layers as fast as this machine allows, in place of the ordinary ones: the fast path.
 
 To write one token, every weight is read once, so what counts is how few bytes are read and how near that comes to the
-speed of the memory. Nothing here restores a whole matrix to write a token. The better kernel that works is taken:
+speed of the memory. Nothing here restores a whole matrix to write a token, unless dozens are written at once. The
+better kernel that works is taken:
 
     bfloat16   on CPUs: the matrix, reordered once for oneDNN; one row by code of ours (compiled.py)
     8, 4 bits  x86 CPUs: whole numbers, by code of ours; what comes in is rounded to 16 bits, which keeps more of it
                than bfloat16 does
-               CUDA GPUs: by code of ours as well (gpu.py), with what comes in as it is; where 4 bits have groups, by
-               torch's int4 kernel, in bfloat16, if the GPU has it
+               CUDA GPUs: by code of ours as well (gpu.py), with what comes in as it is
     8 bits     where none of that runs, x86 CPUs: whole numbers by FBGEMM, what comes in being split into two digits of
                8 bits. Elsewhere: torch's int8 kernel, in bfloat16
     4 bits     where none of that runs: torch's int4 kernels, in bfloat16; on CPUs, many rows at once get the matrix
                restored block by block
 
-A row's published scale multiplies what comes out, in float32, so that it is never rounded. Before a kernel is used it
-must get a small product right on the device at hand; where it does not, or is not there, layers stay as they were.
+A row's published scale multiplies what comes out, in float32, and is not rounded, but where a GPU restores the matrix
+for many rows. Before a kernel is used it must get a small product right on the device at hand; where it does not, or is
+not there, layers stay as they were.
 How far all this is from the exact path: tests/test_chatglm_kernels.py.
 """
 
@@ -23,13 +24,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -43,6 +45,7 @@ __all__ = ["faster", "speed_up"]
 Layer = nn.Linear | QuantizedLinear | GroupedLinear
 MANY = 64  # rows from which on it pays to restore an int4 matrix block by block
 BLOCK = 1024  # rows of a matrix that are restored at a time: they stay in the processor's cache
+TALL = 16384  # the same on a GPU: 130 MB of ChatGLM3-6B's
 
 log = logging.getLogger("kbqa.chatglm")
 
@@ -62,7 +65,7 @@ def faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
     if not isinstance(layer, Layer):
         return layer
     for kind in _kinds(layer, dtype):
-        if _right(kind, getattr(layer, "bits", None), layer.weight.device, dtype) and (made := _made(kind, layer)):
+        if _right(kind, _Form.of(layer), layer.weight.device, dtype) and (made := _made(kind, layer)):
             _give_back()
             return made
     return layer
@@ -74,16 +77,14 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _kinds(layer: Layer, dtype: torch.dtype) -> tuple[Callable[[Any], _Fast], ...]:
+def _kinds(layer: Layer, dtype: torch.dtype) -> tuple[type[_Fast], ...]:
     """The better one first."""
     if isinstance(layer, nn.Linear):
         return (Reordered,) if dtype == torch.bfloat16 else ()
-    if layer.bits == 8:
-        return (Compiled8, OnGpu, TwoDigits, Int8)
-    return (Compiled4, Int4, OnGpu) if isinstance(layer, GroupedLinear) else (Compiled4, OnGpu, Int4)
+    return (Compiled4, OnGpu, Int4) if layer.bits == 4 else (Compiled8, OnGpu, TwoDigits, Int8)
 
 
-def _made(kind: Callable[[Any], _Fast], layer: Layer) -> nn.Module | None:
+def _made(kind: type[_Fast], layer: Layer) -> nn.Module | None:
     """None where the kernel is not there, or not for this shape or device."""
     try:
         with warnings.catch_warnings():
@@ -93,31 +94,49 @@ def _made(kind: Callable[[Any], _Fast], layer: Layer) -> nn.Module | None:
         return None
 
 
+class _Form(NamedTuple):
+    """What kernels are compiled for, or choose by."""
+
+    bits: Bits | None
+    group: int  # 0: a scale for each row
+    bias: bool
+
+    @classmethod
+    def of(cls, layer: Layer) -> _Form:
+        return cls(getattr(layer, "bits", None), getattr(layer, "group", 0), layer.bias is not None)
+
+
 @lru_cache
-def _right(kind: Callable[[Any], _Fast], bits: Bits | None, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernel gets a product right, with the largest weights and sums that its integers must bear."""
+def _right(kind: Any, form: _Form, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel gets a product right, with the largest weights and sums that its integers must bear.
+
+    What is compiled when it is first used is compiled here, before anybody waits for an answer.
+    """
     rows, columns = 192, 256
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(rows, columns, generator=generator)
     weight[:64] = weight[:64].sign()
-    linear = nn.Linear(columns, rows, bias=False, dtype=dtype, device=device).requires_grad_(False)
+    linear = nn.Linear(columns, rows, bias=form.bias, dtype=dtype, device=device).requires_grad_(False)
     linear.weight.copy_(weight)
     layer: Layer = linear
-    if bits:
-        layer = QuantizedLinear(linear, bits)
+    if form.bits:
+        layer = GroupedLinear(linear, 4, form.group) if form.group else QuantizedLinear(linear, form.bits)
         layer.fill(linear.weight)
     try:
         made = _made(kind, layer)
         if made is None:
             return False
-        for count in (1, 3, MANY, MANY + 1):
+        for count in (1, 3, 17, MANY, MANY + 1):
             x = torch.randn(count, columns, generator=generator)
             x[0] = x[0].sign()
             x = x.to(device, dtype)
             wanted, got = layer(x).float(), made(x).float()
             if not (got - wanted).abs().max() <= 0.02 * wanted.abs().max():
                 return False
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # torch's, of what it has not
+        return False
+    except Exception as error:  # noqa: BLE001  (compilers have exceptions of their own)
+        log.warning("%s does not work on %s, so models take slower code (%s)", kind.__name__, device, one_line(error))
         return False
     return True
 
@@ -153,13 +172,18 @@ def _triton(device: torch.device) -> Any:
         gpu.try_out(device)
     except Exception as error:  # noqa: BLE001  (what Triton needs may be missing in as many ways)
         log.warning(
-            "Triton does not work on %s, so models of 4 or 8 bits take slower code there (%s); it needs a C compiler "
-            "and Python's headers: apt install gcc libc6-dev python3-dev, or what your system calls them",
+            "Triton does not work on %s, so models of 4 or 8 bits take slower code there (%s)%s",
             device,
             one_line(error),
+            "; apt install gcc libc6-dev python3-dev, or what your system calls them" * _lacks_compiler(error),
         )
         return None
     return gpu
+
+
+def _lacks_compiler(error: Exception) -> bool:
+    """Triton compiles what starts its kernels: there is no compiler, or it found no headers and failed."""
+    return "C compiler" in str(error) or isinstance(error, subprocess.CalledProcessError)
 
 
 class _Fast(nn.Module):
@@ -174,6 +198,8 @@ class _Fast(nn.Module):
         self.rows, self.columns = layer.weight.shape if isinstance(layer, nn.Linear) else layer.shape
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError("layers of the fast path have no gradients; load the model with exact=True")
         if x.shape[-1] != self.columns:  # kernels would read on, or write, where nothing of it is
             raise RuntimeError(
                 f"rows of {x.shape[-1]} numbers cannot be multiplied by a matrix of {self.columns} columns"
@@ -274,18 +300,21 @@ class OnGpu(_Fast):
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":  # which is for tests, and very slow
             raise NotImplementedError
         gpu = _triton(device)
-        if gpu is None or (zero is not None and layer.group not in (16, 32, 64, 128, 256)):
+        if gpu is None or (zero is not None and layer.group not in (16, 32, 64, 128)):
             raise NotImplementedError
-        self.few, self.several = (1, 64) if gpu.has_tensor_cores(device) else (8, 8)
-        self.weight = gpu.Packed(layer.weight, layer.bits, layer.scale, zero, layer.bias)
-        self.by_sums, self.by_tiles, self.restored = gpu.by_sums, gpu.by_tiles, gpu.restored
+        self.gpu, self.few, self.several = gpu, 8, 8
+        if gpu.dot_has_tensor_cores(device):
+            self.few, self.several = 1, 64
+        scale, zero = layer.scale.contiguous(), None if zero is None else zero.contiguous()
+        self.weight = gpu.Packed(layer.weight.contiguous(), layer.bits, scale, zero, layer.bias)
 
     def _product(self, rows: Tensor) -> Tensor:
         if len(rows) <= self.few:
-            return self.by_sums(rows, self.weight)
-        if len(rows) <= self.several:
-            return self.by_tiles(rows, self.weight)
-        return F.linear(rows, self.restored(self.weight, rows.dtype), self.bias)
+            return self.gpu.by_sums(rows, self.weight)
+        if len(rows) <= self.several and rows.dtype != torch.float32:
+            return self.gpu.by_tiles(rows, self.weight)
+        blocks = (self.weight.rows(at, at + TALL) for at in range(0, self.rows, TALL))
+        return torch.cat([F.linear(rows, self.gpu.restored(it, rows.dtype), it.bias) for it in blocks], dim=-1)
 
 
 class TwoDigits(_Fast):
