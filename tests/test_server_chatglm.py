@@ -227,6 +227,23 @@ def test_a_key_must_open_the_base(built, monkeypatch):
             keys.revoke("other")
 
 
+def test_a_generator_knows_who_asks_with_a_base_and_without(built, monkeypatch):
+    """What a model has read for one key must not make it faster for another."""
+    monkeypatch.setattr(auth, "FRESH", 0.0)
+    with serving(built, asked := Scripted()) as running:
+        keys = running.service.keys
+        secrets = [keys.add(name, bases=["制度"]).secret for name in ("甲", "乙")]
+        try:
+            for secret in secrets:
+                mine = running.with_key(secret)
+                assert mine.post("/", {"prompt": LEAVE}).status_code == 200
+                assert mine.post("/api/v1/kb/制度/ask", {"question": LEAVE}).status_code == 200
+        finally:
+            keys.revoke("甲")
+            keys.revoke("乙")
+    assert [request.owner for request in asked.requests] == ["甲", "甲", "乙", "乙"]
+
+
 def test_the_model_stops_when_nobody_waits_any_more(built, chat_server, monkeypatch):
     monkeypatch.setattr(stream, "LOOK", 0.05)
     chat_server.script = [endless]
