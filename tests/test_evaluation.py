@@ -600,15 +600,21 @@ def test_a_source_may_leave_out_its_folders_but_must_exist(tmp_path):
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def home(tmp_path):
-    """A home with a base of two documents."""
-    made = tmp_path / "home"
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    made = tmp_path_factory.mktemp("built") / "home"
     (made / "knowledge" / "default").mkdir(parents=True)
     (made / "knowledge" / "default" / "年假.md").write_text(f"# 年假\n\n{CORPUS['假期']}\n", encoding="utf-8")
     (made / "knowledge" / "default" / "备份.md").write_text(f"# 备份\n\n{CORPUS['备份']}\n", encoding="utf-8")
     Installation(Home(made)).ingest()
     return made
+
+
+@pytest.fixture
+def home(built, tmp_path, monkeypatch):
+    """A home with a base of two documents."""
+    monkeypatch.setenv("KBQA_KNOWLEDGE__WORKERS", "1")  # a second one takes longer to start than two files to read
+    return shutil.copytree(built, tmp_path / "home")
 
 
 def run(home, *arguments, code=0):
