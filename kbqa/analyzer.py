@@ -32,6 +32,7 @@ __all__ = [
     "fold",
     "is_word",
     "latin",
+    "names_somebody",
     "question_terms",
     "question_words",
     "stem",
@@ -175,9 +176,31 @@ def _parted(word: str) -> str:
     return found[found.lastindex or 0] if found and not is_word(word) else word
 
 
+# 哪个部门, 什么岗位: behind these words such a noun asks, and no document has to say it.
+_ASKING = frozenset("哪 哪个 哪一 哪一个 哪些 什么 何".split())
+_ASKED_KINDS = frozenset("部门 科室 处室 岗位 人员".split())
+
+
 def question_words(question: str) -> list[str]:
-    """The words of a question in order, without the helping verbs that the cutter joins to them."""
-    return [_parted(word) for word in analyze(question).words]
+    """The words of a question in order, without the helping verbs that the cutter joins to them, and without 部门 of
+    哪个部门, which is a part of the question word."""
+    words = [_parted(word) for word in analyze(question).words]
+    asking = {
+        at for at, word in enumerate(words) if word in _ASKED_KINDS and _asks("".join(words[max(0, at - 2) : at]))
+    }
+    return [word for at, word in enumerate(words) if at not in asking] or words
+
+
+def _asks(before: str) -> bool:
+    return any(before.endswith(word) for word in _ASKING)
+
+
+@lru_cache(maxsize=1024)
+def names_somebody(sentence: str) -> bool:
+    """Whether a person's name may stand in it: by the marks and the guesses of the dictionary, or in Latin letters."""
+    import rjieba
+
+    return any(mark.startswith("nr") or word == "·" or re.search("[a-z]", word) for word, mark in rjieba.tag(sentence))
 
 
 @lru_cache(maxsize=4096)

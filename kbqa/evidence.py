@@ -16,9 +16,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kbqa.analyzer import Passage, fold, latin, question_terms, whole_names
+from kbqa.analyzer import Passage, fold, latin, names_somebody, question_terms, whole_names
 from kbqa.pointers import label_of, pointers
-from kbqa.questions import gap_fillers, identifiers, share_held
+from kbqa.questions import gap_fillers, identifiers, office_asked, share_held
 from kbqa.ranges import Asked, Range, asked_amounts, clause_ranges, ranges
 from kbqa.sentences import header_of, sentence_spans
 from kbqa.types import CELL_SEPARATOR, Chunk, Hit
@@ -147,6 +147,7 @@ class _Asked:
     gaps: Sequence[re.Pattern[str]]
     pinned: set[str]
     amounts: Sequence[Asked]
+    office: str  # whose holder's name is asked for
 
     def shares(self, passage: Passage) -> list[float]:
         return [passage.share(name) for name in self.names]
@@ -166,6 +167,12 @@ class _Asked:
     def counts(self, word: str) -> bool:
         """Whether the word is an amount of the question, a part of one, or stands before one (入职 of 入职满十年)."""
         return any(word in amount.text or amount.before.endswith(word) for amount in self.amounts)
+
+    def unnamed(self, folded: str) -> bool:
+        """Whether a sentence speaks of the office whose holder is asked for, and names nobody: 「由站长考核。」"""
+        if not self.office or self.office not in folded or CELL_SEPARATOR in folded or not _WHOLE.search(folded):
+            return False
+        return ":" not in folded and not names_somebody(folded.replace(self.office, ","))  # it is no part of a name
 
     def fills(self, folded: str) -> bool:
         """Whether something could fill the gap that the question does not say itself."""
@@ -188,6 +195,7 @@ def _asked(question: str, weights: tuple[tuple[str, float], ...]) -> _Asked:
         gap_fillers(question),
         identifiers(question),
         asked_amounts(question),
+        office_asked(question),
     )
 
 
@@ -205,6 +213,8 @@ def _candidates(
     passages = Passage.each([chunk.text[start:end] for start, end in spans])
     shares = [asked.shares(passage) for passage in passages]
     nothing = [0.0] * len(asked.words)
+    if asked.office:
+        shares = [nothing if asked.unnamed(it.text) else its for it, its in zip(passages, shares, strict=True)]
     pointing, beyond = pointer
     above = asked.shares(Passage(f"{chunk.context}\n{pointing}"))
     headers = [header_of(chunk.text, start, chunk.preface) for start, _ in spans]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from kbqa.analyzer import fold, is_word, word_bounds
 
-__all__ = ["Task", "gap_fillers", "identifiers", "impersonal", "share_held", "task"]
+__all__ = ["Task", "gap_fillers", "identifiers", "impersonal", "office_asked", "share_held", "task"]
 
 _YEAR = r"(?:19|20)\d\d"
 _SPOKEN = r"[二三四五六七八九十百千万亿两半][一二三四五六七八九十百千万亿零两半点]*|一[二三四五六七八九十百千万亿点]+"
@@ -26,6 +26,12 @@ _LENGTH = re.compile(
 # A number that is no date: 2017年 or "in May 2017" does not say how many.
 _NUMBER = re.compile(
     rf"(?<![\d.])(?!{_YEAR}(?!\d|[.,]\d|[%万亿元吨]))\d[\d,.]*(?!\s*[年月日号]|\d)|(?:{_SPOKEN}|{_ONE_OF})(?![年月日号]|分之|一)|[百千]分之"
+)
+
+# 采购部, 质检科, 总裁办公室; not 全部, 部分, 处理, 室内.
+_DEPARTMENT = re.compile(
+    r"(?<=\w)(?:(?<![全内外局各大])部(?![分位件队首署下级])|科(?![学技目普])|(?<![各好到害益])处(?![理罚置于在分以])|室(?![内外温友])"
+    r"|中心(?!思)|委员会|[小班]组|大队)"
 )
 
 # What fills the gap of a question, by its question word: a pattern for the question, one for an answer.
@@ -48,6 +54,7 @@ _GAPS: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = (
         _NUMBER,
     ),
     (re.compile(r"电话|热线|号码"), re.compile(r"\d[\d\-]{2,}")),
+    (re.compile("(?:哪一?[个些]?|什么)(?:部门|科室|处室)"), _DEPARTMENT),
     (re.compile(r"地址|网址|邮箱|url"), re.compile(r"[\w.\-]+[@./:][\w.\-/]+|[路街号楼室]")),
     (re.compile(r"为什么|为何|原因|\bwhy\b"), re.compile(r"因为|由于|因此|所以|导致|原因|为了|because|due to")),
 )
@@ -64,19 +71,41 @@ def gap_fillers(question: str) -> list[re.Pattern[str]]:
     return [filler for asked, filler in _GAPS if asked.search(folded)]
 
 
+# The offices that one person holds, by which others call him; not 负责人 and 联系人, which may be a department.
+_TITLE = (
+    r"(?:经理|主任|主管|总监|总裁|主席|书记|董事长|秘书长|护士长|[部院校处科局厂店站所队组班会行馆园室]长|总工程师"
+    r"|总会计师|首席\w{1,3}官|法定代表人|法人代表)"
+)
+_HOLDER = re.compile(
+    rf"(?P<title>{_TITLE})(?:现在|目前)?(?:[是为叫](?:谁|哪一?[位个](?:人|(?!\w))|何人)|[叫姓](?:什么|啥)|的?(?:名字|姓名))(?!的)"
+    rf"|(?:谁|哪一?位|哪个人)(?:现在|目前)?(?:是|担任|当|任)\w{{0,12}}?(?P<named>{_TITLE})(?=\W*$)"
+)
+
+
+def office_asked(question: str) -> str:
+    """The office whose holder a question asks the name of: 总经理 of 「总经理是谁？」; "" for most questions.
+
+    A sentence that only says what a 总经理 does is no answer to it.
+    """
+    found = _HOLDER.search(fold(question))
+    return (found["title"] or found["named"]) if found else ""
+
+
 def identifiers(question: str) -> set[str]:
     """Numbers, model names and ordinals, folded: a passage about another one of them does not answer."""
     return set(_IDENTIFIER.findall(fold(question)))
 
 
 # The organisation of whoever asks: 我们公司, 咱们单位; 本院 and 公司 at the beginning of a clause and behind a
-# preposition, where no name can stand before them. 单位 by itself only where it is a place: 单位净值, 单位缴费比例 and
-# 单位工程 are other things. Who asks for 公司名称 asks for the organisation itself.
+# preposition, where no name can stand before them. 单位 by itself only where it is a place, or before what only an
+# employer has: 单位婚假, 单位几点下班. 单位净值, 单位缴费比例 and 单位工程 are other things. Who asks for 公司名称
+# asks for the organisation itself.
 _ORGANISATION = "(?:公司|单位|企业|集团|学校|医院|工?厂|[院校司])"
 _ITSELF = "(?!的?(?:名称|名字|全称|简称|地址|电话(?!补|费)|成立|叫))"
+_OF_EMPLOYERS = "的?(?:食堂|宿舍|班车|(?:[婚产病事丧年]|陪产|年休|探亲|育儿)假)|几点|什么时候"
 _ASKER = re.compile(
     r"(?P<who>(?:(?<!\w)(?:请问|我?想?问一?下)?在?|(?<=[在跟给向找从让]))"
-    rf"(?:公司|单位(?=里|的?食堂)|[院厂校](?=里)|[本贵]{_ORGANISATION})"
+    rf"(?:公司|单位(?=里|{_OF_EMPLOYERS})|[院厂校](?=里)|[本贵]{_ORGANISATION})"
     rf"|(?:我|[我咱你]们|咱){_ORGANISATION}){_ITSELF}(?:里(?!程))?的?|(?P<we>咱们?)"
 )
 _SAYS = re.compile(r"\w")

@@ -2,7 +2,18 @@ import unicodedata
 
 import pytest
 
-from kbqa.analyzer import INSIDE, Passage, analyze, fold, question_terms, question_words, stem, whole_names, word_bounds
+from kbqa.analyzer import (
+    INSIDE,
+    Passage,
+    analyze,
+    fold,
+    names_somebody,
+    question_terms,
+    question_words,
+    stem,
+    whole_names,
+    word_bounds,
+)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +104,29 @@ def test_a_helping_verb_is_no_part_of_a_name():
     assert question_words("年假要提前几天请") == ["年", "假", "提前", "几天", "请"]
     assert question_terms("奖学金给哪所学校").words == ["奖学金", "学校"]
     assert question_words("何炅能力") == ["何炅", "能力"]
+
+
+def test_a_noun_that_asks_with_its_question_word_is_not_looked_for():
+    assert question_terms("装修找哪个部门登记？").words == ["装修", "登记"]
+    assert question_terms("什么岗位要持证").words == ["持证"]
+    assert question_terms("哪一个科室").words == ["一个"]
+    assert question_terms("部门会议谁参加").words == ["部门", "会议", "参加"]
+    assert question_terms("哪个部门经理签字").words == ["部门经理", "签字"]
+
+
+@pytest.mark.parametrize(
+    ("clause", "somebody"),
+    [
+        ("签字人为运营副总经理贺知秋", True),
+        ("馆长为文曼舒老师", True),
+        ("由john smith负责", True),
+        ("由站长考核", False),
+        ("校长由教育局任命", False),
+        ("经理应当高度重视", False),
+    ],
+)
+def test_a_clause_names_somebody_or_nobody(clause, somebody):
+    assert names_somebody(clause) is somebody
 
 
 @pytest.mark.parametrize("text", ["会话最大数量", "年会几点开", "股会", "监会", "有载"])

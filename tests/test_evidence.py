@@ -129,6 +129,26 @@ def test_a_longer_name_that_holds_the_one_asked_for_is_another_thing():
     assert best("陪产假多少天？", hit("产假一百五十八天。"), hit("男员工陪产假为十五天。")).rank == 1
 
 
+STAFF = hit("新员工由站长考核。\n站长王志强，电话8102。\n副站长由总公司任命。\n站长\n职务 | 姓名\n站长 | 王志强")
+
+
+def test_a_sentence_that_names_nobody_does_not_say_who_holds_an_office():
+    found = {it.text: it.own for it in gather("站长是谁？", {}, [STAFF])}
+    assert "新员工由站长考核。" not in found
+    assert found["站长王志强，电话8102。"] == found["站长 | 王志强"] == found["站长"] == 1
+    assert best("站长是谁？", hit("新员工由站长考核。站长王志强。")).text == "站长王志强。"
+
+
+def test_a_name_at_the_other_end_of_the_sentence_says_who_holds_the_office():
+    text = "梅艳芳为同行争取权益，2001年当选，也是首位女性会长。"
+    assert best("首位女性会长是谁？", hit(text)).text == text
+
+
+@pytest.mark.parametrize("question", ["站长管什么？", "谁考核新员工？", "站长考核谁？"])
+def test_what_an_office_does_is_told_without_a_name(question):
+    assert best(question, STAFF).text == "新员工由站长考核。"
+
+
 def test_the_header_of_a_table_is_no_candidate():
     assert "城市 | 上限" not in [candidate.text for candidate in gather("城市的上限是多少？", {}, [hit(TABLE)])]
 

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from kbqa.analyzer import fold
-from kbqa.questions import Task, gap_fillers, identifiers, impersonal, task
+from kbqa.questions import Task, gap_fillers, identifiers, impersonal, office_asked, task
 
 
 def fillers(question, text):
@@ -19,6 +19,8 @@ def fillers(question, text):
         ("花了多少钱？", "价格三百元。", ["三百"]),
         ("会议在哪一天？", "定于5月20日。", ["5月", "20日"]),
         ("为什么延期？", "由于台风，会议延期。", ["由于"]),
+        ("报销找哪个部门审核？", "全部票据分类整理后由财务部审核，科学管理。", ["部"]),
+        ("哪个科室处理投诉", "投诉由医务科及时处理，室内不得喧哗。", ["科"]),
         ("What was the value of the deal?", "In June 2017, it paid $150 million.", ["150"]),
         ("When did it open?", "It opened in March 1998.", ["march", "1998"]),
     ],
@@ -47,6 +49,39 @@ def test_a_question_that_asks_for_a_name_has_no_pattern():
     assert gap_fillers("谁负责备份？") == []
 
 
+@pytest.mark.parametrize(
+    ("question", "office"),
+    [
+        ("站长是谁？", "站长"),
+        ("公司的副总经理是谁", "经理"),
+        ("校長叫什麼名字？", "校长"),
+        ("厂里的总工程师姓什么", "总工程师"),
+        ("哪位是档案馆馆长", "馆长"),
+        ("谁担任项目经理？", "经理"),
+        ("甲方的法定代表人是哪位", "法定代表人"),
+    ],
+)
+def test_who_asks_for_the_holder_of_an_office_asks_for_a_name(question, office):
+    assert office_asked(question) == office
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "校长是谁的学生？",
+        "谁批准总经理的报销？",
+        "经理出差住宿标准",
+        "经理是什么级别？",
+        "总经理办公室在哪？",
+        "谁是主任医师的助手？",
+        "审批由谁负责？",
+        "第一书记是哪个政党设置的？",
+    ],
+)
+def test_what_only_speaks_of_an_office_asks_for_no_name(question):
+    assert office_asked(question) == ""
+
+
 def test_numbers_models_and_ordinals_pin_a_question_down():
     assert identifiers("KB200 的第二级、2024年、三类城市") == {"kb200", "第二", "2024", "三"}
     assert identifiers("漢水最終注入哪一條河？") == set()
@@ -58,6 +93,9 @@ def test_numbers_models_and_ordinals_pin_a_question_down():
         ("公司年假有几天？", "年假有几天?"),
         ("请问公司的班车几点发？", "班车几点发?"),
         ("单位食堂在哪？", "食堂在哪?"),
+        ("单位婚假有几天？", "婚假有几天?"),
+        ("请问单位的陪产假怎么请", "陪产假怎么请"),
+        ("单位几点下班", "几点下班"),
         ("在单位里能洗澡吗", "能洗澡吗"),
         ("我院有几个科室", "有几个科室"),
         ("本校食堂几点开门", "食堂几点开门"),
@@ -87,6 +125,9 @@ def test_the_asker_s_own_organisation_is_left_out(question, bare):
         "公司法规定了什么？",
         "单位成本是多少？",
         "单位净值是多少？",
+        "单位假设检验怎么做？",
+        "甲单位婚假有几天？",
+        "单位事故率是多少？",
         "单位缴费比例是多少？",
         "单位公积金缴存比例",
         "单位行贿罪怎么判？",

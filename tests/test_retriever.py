@@ -523,6 +523,25 @@ def test_a_number_is_looked_for_in_its_other_spellings(question, written, other)
 
 
 @pytest.mark.parametrize(
+    ("question", "written", "others"),
+    [
+        ("车位多少钱一个月？", "一个月", ("每个月", "每月")),
+        ("补助一天多少", "一天", ("每天", "每日")),
+        ("一年体检几次？", "一年", ("每年", "每一年")),
+    ],
+)
+def test_what_is_asked_for_one_month_is_told_for_each(question, written, others):
+    assert spellings(question) == {written: others}
+
+
+@pytest.mark.parametrize(
+    "question", ["满一年有多少年假？", "入职一年多少钱", "一年以上的多少", "试用期一年工资多少", "住酒店一晚多少钱"]
+)
+def test_a_year_of_service_is_not_each_year(question):
+    assert spellings(question) == {}
+
+
+@pytest.mark.parametrize(
     "question", ["三四天", "一个", "三国演义", "五一放假", "192.168.1.1", "v7.5.0", "7.5.0 的发布", ""]
 )
 def test_what_counts_nothing_is_no_number(question):

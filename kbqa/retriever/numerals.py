@@ -1,4 +1,5 @@
-"""Other ways to write what a question says in numbers: 三百元 and 300元, 15% and 百分之十五, 2024年3月 and 2024-03.
+"""Other ways to write what a question says in numbers: 三百元 and 300元, 15% and 百分之十五, 2024年3月 and 2024-03, and
+每月 for 一个月 in 「一个月多少？」.
 
 Full-width digits, blanks and thousands separators are no matter: the analyzer sees to them.
 """
@@ -25,6 +26,13 @@ _AMOUNT = re.compile(rf"(?<![\d.,/-])(\d{{1,12}})([万亿]?)\s?({_UNIT})")
 _SPELLED_AMOUNT = re.compile(rf"(?<!分之)(?<!{_CHINESE})({_CHINESE}{{1,12}})({_UNIT})")
 _PERCENT = re.compile(r"(?<![\d.])(\d{1,6})(?:\.(\d{1,4}))?%")
 _SPELLED_PERCENT = re.compile(rf"百分之({_CHINESE}{{1,9}})(?:点([零〇一二三四五六七八九]{{1,4}}))?")
+
+
+# What is asked for one unit of time: 「一个月多少？」, 「多少钱一天？」, 「一年体检几次？」; not 满一年 and 一年以上.
+_RATE = re.compile(
+    r"(?:多少[钱元块]?|几[元块次])(?P<behind>一(?:天|个?月|年|周|次|人))(?!\w)"
+    r"|(?<![满第近过前后每职作龄干了])(?P<before>一(?:天|个?月|年|周|次|人))(?:\w{0,2}几[次回]|[能可给发交要收补付]{0,2}多少)"
+)
 
 
 def spellings(question: str) -> dict[str, tuple[str, ...]]:
@@ -56,6 +64,10 @@ def _all(question: str) -> Iterator[tuple[str, list[str]]]:
         number = value(found[1])
         if number is not None:
             yield found[0], [f"{number}" + ("." + "".join(str(VALUES[d]) for d in found[2]) if found[2] else "") + "%"]
+    for found in _RATE.finditer(question):
+        rate = found["behind"] or found["before"]
+        unit = rate.lstrip("一")
+        yield rate, [f"每{unit}", {"天": "每日", "月": "每个月", "个月": "每月"}.get(unit, f"每一{unit}")]
     for found in _AMOUNT.finditer(question):
         yield found[0], list(_amounts(int(found[1]) * MYRIADS.get(found[2], 1), found[3]))
     for found in _SPELLED_AMOUNT.finditer(question):
