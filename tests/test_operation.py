@@ -317,8 +317,8 @@ def test_connections_that_wait_are_shared_among_the_processes(home):
 
         wait_until(lambda: len(had := connect(1)) == 2 and all(had.values()), 60)  # both accept
         for at_once in (True, False):
-            shares = [fewest_of(40, at_once) for _ in range(4)]  # a busy machine may let one of them sleep through one
-            assert sorted(shares)[1] >= 5, shares
+            shares = [fewest_of(40, at_once) for _ in range(4)]  # a busy machine may let one of them sleep through two
+            assert sorted(shares)[2] >= 5, shares
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
