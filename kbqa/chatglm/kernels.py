@@ -77,14 +77,14 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _kinds(layer: Layer, dtype: torch.dtype) -> tuple[type[_Fast], ...]:
+def _kinds(layer: Layer, dtype: torch.dtype) -> tuple[Callable[[Any], _Fast], ...]:
     """The better one first."""
     if isinstance(layer, nn.Linear):
         return (Reordered,) if dtype == torch.bfloat16 else ()
     return (Compiled4, OnGpu, Int4) if layer.bits == 4 else (Compiled8, OnGpu, TwoDigits, Int8)
 
 
-def _made(kind: type[_Fast], layer: Layer) -> nn.Module | None:
+def _made(kind: Callable[[Any], _Fast], layer: Layer) -> nn.Module | None:
     """None where the kernel is not there, or not for this shape or device."""
     try:
         with warnings.catch_warnings():
