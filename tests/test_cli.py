@@ -79,6 +79,7 @@ class Shell:
 def shell(tmp_path, monkeypatch):
     """An empty home, as `kbqa init` makes it."""
     monkeypatch.delenv("KBQA_HOME", raising=False)
+    monkeypatch.setenv("KBQA_KNOWLEDGE__WORKERS", "1")  # a second one takes longer to start than small files to read
     monkeypatch.chdir(tmp_path)
     made = Shell(tmp_path)
     made("init")

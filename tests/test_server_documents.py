@@ -46,7 +46,8 @@ def home(built, tmp_path):
 
 
 @pytest.fixture
-def service(home):
+def service(home, monkeypatch):
+    monkeypatch.setenv("KBQA_KNOWLEDGE__WORKERS", "1")  # a second one takes longer to start than small files to read
     with serving(home) as running:
         yield running
 
