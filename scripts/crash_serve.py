@@ -223,12 +223,12 @@ def attack(world: World, seconds: float, drained: bool) -> list[str]:
     return world.wrong or damage(world)
 
 
-def run(kills: int, seed: int, folder: Path) -> tuple[World, list[str]]:
+def run(kills: int, seconds: float, seed: int, folder: Path) -> tuple[World, list[str]]:
     world = World(Home(folder), random.Random(seed))
     world.home.documents(KB).mkdir(parents=True)
     Installation(world.home).create(KB)
     for _ in range(kills):
-        if wrong := attack(world, world.rng.uniform(0.1, 3.0), drained=world.rng.random() < 0.6):
+        if wrong := attack(world, world.rng.uniform(0.1, seconds), drained=world.rng.random() < 0.6):
             return world, wrong
     service = Service(world.home)
     try:
@@ -241,10 +241,11 @@ def run(kills: int, seed: int, folder: Path) -> tuple[World, list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=3.0, help="that a service lives at most")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kbqa-crash-") as folder:
-        world, wrong = run(options.kills, options.seed, Path(folder))
+        world, wrong = run(options.kills, options.seconds, options.seed, Path(folder))
     for name, count in sorted(world.outcomes.items()):
         print(f"{count:6}  {name}")
     print(f"{len(world.given_up):6}  jobs given up behind three kills")
