@@ -74,8 +74,9 @@ def do_test(further: list[str]) -> int:
 
 
 def side_by_side() -> list[str]:
-    """Whole files in several processes: tests of one file share servers, models and a browser."""
-    return ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
+    """Whole files in several processes: tests of one file share servers, models and a browser. They come in the order
+    of tests/conftest.py, the longest first."""
+    return ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def do_check(further: list[str]) -> int:
