@@ -167,6 +167,7 @@ class Reply:
         """`held` is let go of when this is closed."""
         self._endpoint, self._connection, self._response, self._patience = endpoint, connection, response, patience
         self._held = held
+        self._broken = False
         self.status = response.status
 
     def header(self, name: str) -> str:
@@ -179,8 +180,10 @@ class Reply:
                 self._patience.renew()
                 chunk = self._response.read1(1 << 16)
             except HTTPException as error:  # the announced end did not come
+                self._broken = True
                 raise NoReply("broke off in the middle of its answer") from error
             except OSError as error:
+                self._broken = True
                 raise self._patience.explain(error) from error
             if not chunk and self._response.length:
                 raise NoReply("broke off in the middle of its answer")
@@ -219,7 +222,7 @@ class Reply:
         self._held.close()
         whole = (self._response.isclosed() or self._response.length == 0) and not self._response.will_close
         self._response.close()
-        if whole:
+        if whole and not self._broken:  # http.client calls closed what broke off between two chunks, too
             self._endpoint.keep(self._connection)
         else:
             self._connection.close()

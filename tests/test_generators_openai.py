@@ -635,3 +635,23 @@ def test_openais_own_client_reads_the_same_of_it(foreign, parrot, chat_server):
         assert ours[-1] == Piece(
             finish=reasons[-1], prompt_tokens=counts.prompt_tokens, completion_tokens=counts.completion_tokens
         )
+
+
+def test_a_connection_that_breaks_off_between_two_chunks_is_closed_and_the_model_stops(chat_server):
+    go_on, cancellation = threading.Event(), Cancellation()
+
+    def waiting_then_endless(handler):
+        handler.begin()
+        handler.chunk(encoded([delta("年假")]))
+        go_on.wait(20)
+        while not handler.server.over.is_set():
+            handler.chunk(encoded([delta("又" * 1000)]))
+
+    chat_server.script = [waiting_then_endless]
+    pieces = made(chat_server).stream(replace(ASKED, cancellation=cancellation))
+    assert next(pieces).text == "年假"
+    threading.Timer(0.2, cancellation.cancel).start()
+    with pytest.raises(Cancelled):
+        next(pieces)
+    go_on.set()
+    assert chat_server.left.wait(5), "the model still writes"
