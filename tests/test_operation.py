@@ -330,7 +330,7 @@ def test_a_process_that_dies_is_replaced_and_the_log_says_so(home, tmp_path):
         os.kill(int(dead), signal.SIGSTOP)
         time.sleep(1)  # by now it has been asked whether it lives, and it dies before it can say so
         os.kill(int(dead), signal.SIGKILL)
-        wait_until(lambda: "takes its place" in said.read_text(encoding="utf-8"), HUNG / 2)
+        wait_until(lambda: "takes its place" in said.read_text(encoding="utf-8"), HUNG - 10)
         (new,) = workers_of(main) - first
         assert answers(url)
     lines = [json.loads(line) for line in said.read_text(encoding="utf-8").splitlines()]
