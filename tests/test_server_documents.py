@@ -538,6 +538,7 @@ def test_a_base_of_an_impossible_name_is_not_made(service, home, name):
 def test_the_folder_is_mirrored_and_a_base_rebuilt_by_jobs(service, home):
     folder = home / "knowledge" / "default"
     (folder / "食堂.txt").write_bytes(CANTEEN)
+    os.utime(folder / "食堂.txt", (1e9, 1e9))  # one that is as young as what is known of it would be read again
     (folder / "员工手册.md").unlink()
     job = ended(service.http, service.http.post("/api/v1/kb/default/ingest").json()["id"])
     assert {file["source"]: file["status"] for file in job["files"]} == {"食堂.txt": "added", "员工手册.md": "removed"}
