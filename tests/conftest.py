@@ -29,6 +29,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    """Random weights are the same in each run, whatever ran before."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def testdata() -> Path:
     """The folder with data sets and reference vectors; without it such tests skip and say so."""
