@@ -324,8 +324,9 @@ class Service:
 
     async def write(self, trace: Trace, request: GenerationRequest) -> Feed[Piece | Written]:
         """What the generator says without documents, all of it once more at the end. Whoever asked for it closes it."""
-        owned = replace(request, owner=trace.who)
-        return await self._feed(lambda given_up: self._write(trace, replace(owned, cancellation=given_up)))
+        return await self._feed(
+            lambda given_up: self._write(trace, replace(request, owner=trace.who, cancellation=given_up))
+        )
 
     def _write(self, trace: Trace, request: GenerationRequest) -> Iterator[Piece | Written]:
         start, outcome, said = time.perf_counter(), "cancelled", list[Piece]()
